@@ -1,0 +1,96 @@
+"""Linters of the entry files: many small rules, each with one thing to say.
+
+findings = lint()              # the entries shipped with the program
+findings = lint("my/entries")  # a folder of one's own
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from catalog.entry import entries_root, entry_paths, read_table, validate
+from catalog.errors import EntryError
+from catalog.lint import (
+    claims,
+    dates,
+    equations,
+    identity,
+    implementations,
+    lineage,
+    links,
+    people,
+    placement,
+    prose,
+    references,
+)
+from catalog.lint.core import Collection, EntryFile, Finding, Linter
+
+__all__ = ["LINTERS", "Collection", "EntryFile", "Finding", "Linter", "lint", "read"]
+
+LINTERS: tuple[Linter, ...] = (
+    placement.slug_is_file_name,
+    placement.folder_is_category,
+    identity.slug_unique,
+    identity.arxiv_unique,
+    identity.doi_unique,
+    identity.title_unique,
+    identity.name_unique,
+    identity.alias_unique,
+    lineage.builds_on_known,
+    lineage.builds_on_acyclic,
+    lineage.superseded_by_known,
+    dates.date_exists,
+    dates.date_plausible,
+    dates.date_agrees_with_arxiv,
+    dates.arxiv_month_exists,
+    people.authors_unique,
+    people.author_is_one_name,
+    links.url_well_formed,
+    links.url_alive,
+    links.url_canonical,
+    prose.no_html,
+    prose.american_spelling,
+    prose.own_words,
+    references.list_known,
+    references.listing_is_item,
+    implementations.no_implementation_is_true,
+    implementations.implementation_has_entry,
+    claims.formula_readable,
+    claims.reported_model_known,
+    claims.reported_count_follows,
+    claims.hyperparameter_is_keyword,
+    equations.latex_balanced,
+)
+
+
+def lint(root: Path | str | None = None) -> list[Finding]:
+    """All findings in a folder of entries, sorted by file and key; files that break the schema come with its faults."""
+    files, faults = read(root)
+    shipped = entries_root(root).resolve() == entries_root_shipped()
+    collection = Collection.of(files) if shipped else Collection.of(files).without_implementations()
+    found = [finding for linter in LINTERS for finding in linter(collection)]
+    return sorted({*faults, *found}, key=lambda finding: (finding.file, finding.key, finding.rule))
+
+
+def entries_root_shipped() -> Path:
+    """The folder of entries that belongs to the implementations shipped with the program."""
+    return (Path(__file__).parent.parent / "entries").resolve()
+
+
+def read(root: Path | str | None = None) -> tuple[list[EntryFile], list[Finding]]:
+    """The valid entries of a folder, and the faults of the others."""
+    files: list[EntryFile] = []
+    faults: list[Finding] = []
+    for path in entry_paths(root):
+        name = f"{path.parent.name}/{path.name}"
+        try:
+            entry, problems = validate(read_table(path))
+        except EntryError as error:
+            faults.append(Finding(name, "file", "readable", error.message))
+            continue
+        if entry is not None:
+            files.append(EntryFile(path, entry))
+        for problem in problems:
+            allowed = "; ".join(text for text in (problem.allowed, problem.hint) if text) or None
+            faults.append(Finding(name, problem.key, "schema", problem.message, problem.value, allowed))
+    return files, faults

@@ -1,0 +1,47 @@
+"""What builds on what is known and has no loops."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+
+from catalog.lint.core import Collection, Finding
+from catalog.taxonomy import Status
+
+
+def builds_on_known(collection: Collection) -> Iterator[Finding]:
+    """Every entry that another builds on exists."""
+    for file in collection.files:
+        for slug in file.entry.builds_on:
+            if slug not in collection.slugs:
+                yield file.finding("builds-on-known", "builds_on", "names no entry", slug, _near(slug, collection))
+
+
+def builds_on_acyclic(collection: Collection) -> Iterator[Finding]:
+    """No entry builds on itself, directly or through others."""
+    graph = {file.entry.slug: file.entry.builds_on for file in collection.files}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        loop = error.args[1]
+        file = collection.slugs[loop[0]]
+        message = "the entry builds on itself"
+        yield file.finding("builds-on-acyclic", "builds_on", message, " -> ".join(loop), "earlier work only")
+
+
+def superseded_by_known(collection: Collection) -> Iterator[Finding]:
+    """A superseded entry names its successor, and only a superseded entry does."""
+    for file in collection.files:
+        successor, status = file.entry.superseded_by, file.entry.status
+        if (successor is None) == (status is Status.SUPERSEDED):
+            message = "is given exactly when the status is superseded"
+            yield file.finding("superseded-by-known", "superseded_by", message, successor or "nothing")
+        if successor is not None and successor not in collection.slugs:
+            message = "names no entry"
+            yield file.finding("superseded-by-known", "superseded_by", message, successor, _near(successor, collection))
+
+
+def _near(slug: str, collection: Collection) -> str:
+    matches = difflib.get_close_matches(slug, collection.slugs, n=3, cutoff=0.5)
+    return f"the slug of an entry, such as {' or '.join(matches)}" if matches else "the slug of an entry"
