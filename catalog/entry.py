@@ -305,8 +305,12 @@ def _problem(details: Any) -> Problem:
         return Problem(key, "is not a word of the vocabulary", value, ", ".join(known), _near(details["input"], known))
     if kind == "string_pattern_mismatch":
         return Problem(key, "is not well formed", value, _FORMATS.get(context["pattern"], context["pattern"]))
+    if kind.startswith("bool"):
+        return Problem(key, "is neither true nor false", value, "true, false")
     if kind in ("string_too_short", "too_short"):
-        return Problem(key, "is empty", allowed="some text", hint="leave the key out when nothing is known")
+        optional = not _is_required(location)
+        hint = "fill it in, or leave the key out when nothing is known" if optional else "fill it in"
+        return Problem(key, "is empty", hint=hint)
     return Problem(key, str(details["msg"]).lower(), value)
 
 
@@ -331,11 +335,24 @@ def _near(word: Any, known: list[str]) -> str | None:
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
     """Keys that the table at this location may have."""
+    return [field.alias or name for name, field in _part_at(location).model_fields.items()]
+
+
+def _is_required(location: tuple[str | int, ...]) -> bool:
+    """Whether the key at this location must be there; an item of a list may always be left out."""
+    fields = _part_at(location).model_fields
+    keys = {field.alias or name: field for name, field in fields.items()}
+    last = location[-1]
+    return isinstance(last, str) and last in keys and keys[last].is_required()
+
+
+def _part_at(location: tuple[str | int, ...]) -> type[Part]:
+    """The kind of table that holds the key at this location."""
     part: type[Part] = Entry
     for name in location[:-1]:
-        if isinstance(name, str):
+        if isinstance(name, str) and name in part.model_fields:
             part = _part_of(part.model_fields[name].annotation) or part
-    return [field.alias or name for name, field in part.model_fields.items()]
+    return part
 
 
 def _part_of(annotation: Any) -> type[Part] | None:

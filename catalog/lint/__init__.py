@@ -91,6 +91,6 @@ def read(root: Path | str | None = None) -> tuple[list[EntryFile], list[Finding]
         if entry is not None:
             files.append(EntryFile(path, entry))
         for problem in problems:
-            allowed = "; ".join(text for text in (problem.allowed, problem.hint) if text) or None
-            faults.append(Finding(name, problem.key, "schema", problem.message, problem.value, allowed))
+            what = (problem.message, problem.value, problem.allowed, problem.hint)
+            faults.append(Finding(name, problem.key, "schema", *what))
     return files, faults

@@ -21,6 +21,7 @@ class Finding:
     message: str
     value: str | None = None
     allowed: str | None = None
+    hint: str | None = None
 
     def as_dict(self) -> dict[str, str | None]:
         """The finding as plain data."""
@@ -29,7 +30,8 @@ class Finding:
     def __str__(self) -> str:
         found = f"; found {self.value}" if self.value is not None else ""
         allowed = f"; allowed: {self.allowed}" if self.allowed else ""
-        return f"{self.file}: {self.key}: {self.message}{found}{allowed} [{self.rule}]"
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{self.file}: {self.key}: {self.message}{found}{allowed}{hint} [{self.rule}]"
 
 
 @dataclass(frozen=True)

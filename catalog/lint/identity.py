@@ -13,8 +13,8 @@ from catalog.lint.core import Collection, EntryFile, Finding
 
 def normalized_title(title: str) -> str:
     """A title without case, accents and punctuation."""
-    plain = unicodedata.normalize("NFKD", title).casefold()
-    return re.sub(r"[^a-z0-9]+", " ", plain).strip()
+    letters = (c for c in unicodedata.normalize("NFKD", title) if not unicodedata.combining(c))
+    return re.sub(r"[\W_]+", " ", "".join(letters).casefold()).strip()
 
 
 def slug_unique(collection: Collection) -> Iterator[Finding]:

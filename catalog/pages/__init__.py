@@ -1,0 +1,16 @@
+"""The documentation site: Markdown pages rendered from the database, and their build with mkdocs.
+
+    with catalog.open() as cat:
+        render(cat, Path("build/site-src/docs"))
+    build(Path("build/site-src/docs"), Path("build/site"))
+
+Templates, styles and the mkdocs configuration live in the repository's folder `site/`, which is not part of the wheel.
+"""
+
+from __future__ import annotations
+
+from catalog.pages.build import build
+from catalog.pages.render import Rendered, render
+from catalog.pages.sources import site_sources
+
+__all__ = ["Rendered", "build", "render", "site_sources"]

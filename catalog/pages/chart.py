@@ -1,0 +1,207 @@
+"""The comparison chart: trained parameters against what they cost and bring, drawn as SVG at build time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from catalog.pages.claims import succeeded
+from catalog.pages.data import SiteData
+from catalog.pages.text import ratio, share
+from catalog.taxonomy import Category
+
+if TYPE_CHECKING:
+    from catalog.query import Paper
+
+WIDTH, HEIGHT = 720, 400
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 20, 52
+_MARKS: dict[str, str] = {
+    Category.SELECTIVE: "M0,-6 L6,0 L0,6 L-6,0 Z",
+    Category.ADDITIVE: "M-5,-5 H5 V5 H-5 Z",
+    Category.PROMPT: "M0,-6 L6,5 L-6,5 Z",
+    Category.REPARAMETERIZED: "M-5.5,0 A5.5,5.5 0 1 0 5.5,0 A5.5,5.5 0 1 0 -5.5,0 Z",
+    Category.HYBRID: "M-2,-6 H2 V-2 H6 V2 H2 V6 H-2 V2 H-6 V-2 H-2 Z",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """The newest benchmark run of one method; memory is relative to LoRA's on the same backbone and device."""
+
+    paper: Paper
+    run: Any
+    memory: float | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure: the share of trained parameters against a second quantity."""
+
+    key: str
+    title: str
+    axis: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale of the chart, from data to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool
+
+    def place(self, value: float) -> float:
+        """Pixel of a value."""
+        low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round values inside the scale."""
+        if self.log:
+            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            return [10.0**power for power in range(first, last + 1)]
+        step = _round_step((self.high - self.low) / 5)
+        count = math.floor((self.high - self.low) / step + 1e-9)
+        first = math.ceil(self.low / step - 1e-9) * step
+        return [first + step * i for i in range(count + 1) if first + step * i <= self.high + 1e-9]
+
+
+def _round_step(rough: float) -> float:
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough - 1e-12)
+
+
+def points(data: SiteData) -> list[Point]:
+    """The newest successful run of every method that has one."""
+    newest = [(paper, succeeded(paper.bench)[0]) for paper in data.papers if succeeded(paper.bench)]
+    lora = data.by_slug.get("lora")
+    peaks = {(run.backbone, run.device): run.peak_bytes for run in reversed(succeeded(lora.bench))} if lora else {}
+    return [Point(paper, run, _relative(run.peak_bytes, peaks.get((run.backbone, run.device)))) for paper, run in newest]
+
+
+def _relative(value: float | None, base: float | None) -> float | None:
+    return value / base if value and base else None
+
+
+def panels(data: SiteData) -> list[Panel]:
+    """The three figures; none while nothing was measured."""
+    found = points(data)
+    wanted: list[tuple[str, str, str, Callable[[Point], float | None], Callable[[float], str]]] = [
+        ("step", "Training step", "time of a training step, LoRA = 1", lambda point: point.run.step_vs_lora, ratio),
+        ("memory", "Peak memory", "peak memory in training, LoRA = 1", lambda point: point.memory, ratio),
+        ("gap", "Gap closed", "share of the gap to full fine-tuning closed", lambda point: point.run.gap_closed, share),
+    ]
+    drawn = []
+    for key, title, axis, value, show in wanted:
+        shown = [(point, y) for point in found if (y := value(point)) is not None and point.run.share]
+        if shown:
+            drawn.append(Panel(key, title, axis, _draw(key, title, axis, shown, show)))
+    return drawn
+
+
+def _draw(key: str, title: str, axis: str, shown: Sequence[tuple[Point, float]], show: Callable[[float], str]) -> Markup:
+    shares = [point.run.share for point, _ in shown]
+    heights = [y for _, y in shown]
+    across = Axis(10 ** math.floor(math.log10(min(shares)) - 0.05), _above(max(shares)), _LEFT, WIDTH - _RIGHT, True)
+    room = (max(heights) - min(heights)) * 0.08 or 0.1
+    up = Axis(min(heights) - room, max(heights) + room, HEIGHT - _BOTTOM, _TOP, False)
+    parts = [*_grid(across, up, show), *_axis_titles(axis), *_marks(shown, across, up, show)]
+    opening = Markup(
+        '<svg class="pc-chart" viewBox="0 0 {} {}" role="img" aria-labelledby="chart-{}-title chart-{}-text">'
+        '<title id="chart-{}-title">{}</title><desc id="chart-{}-text">{} methods by share of trained parameters '
+        "(logarithmic) and {}. The table below holds the same figures.</desc>"
+    ).format(WIDTH, HEIGHT, key, key, key, title, key, len(shown), axis)
+    return opening + Markup("").join(parts) + Markup("</svg>")
+
+
+def _above(value: float) -> float:
+    return float(10 ** math.ceil(math.log10(value) + 0.05))
+
+
+def _grid(across: Axis, up: Axis, show: Callable[[float], str]) -> list[Markup]:
+    lines = []
+    for tick in across.ticks():
+        x = round(across.place(tick), 1)
+        lines.append(
+            Markup('<line class="pc-grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(x, _TOP, HEIGHT - _BOTTOM)
+            + Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, HEIGHT - _BOTTOM + 18, share(tick))
+        )
+    for tick in up.ticks():
+        y = round(up.place(tick), 1)
+        lines.append(
+            Markup('<line class="pc-grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, WIDTH - _RIGHT, y, y)
+            + Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(_LEFT - 8, y + 4, show(tick))
+        )
+    return lines
+
+
+def _axis_titles(axis: str) -> list[Markup]:
+    middle = (HEIGHT - _BOTTOM + _TOP) / 2
+    return [
+        Markup('<text class="pc-axis" x="{}" y="{}" text-anchor="middle">share of trained parameters</text>').format(
+            (WIDTH + _LEFT - _RIGHT) / 2, HEIGHT - 10
+        ),
+        Markup('<text class="pc-axis" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
+            middle, axis
+        ),
+    ]
+
+
+def _marks(
+    shown: Sequence[tuple[Point, float]], across: Axis, up: Axis, show: Callable[[float], str]
+) -> list[Markup]:
+    placed: list[tuple[float, float, float]] = []
+    marks = []
+    for point, y in sorted(shown, key=lambda pair: (pair[0].run.share, pair[0].paper.slug)):
+        px, py = across.place(point.run.share), up.place(y)
+        label = _label(point.paper.name, px, py, placed)
+        marks.append(
+            Markup(
+                '<a href="../../methods/{}/"><g class="pc-mark pc-cat-{}"><title>{}: {} trained, {}</title>'
+                '<path transform="translate({} {})" d="{}"/>{}</g></a>'
+            ).format(
+                point.paper.slug,
+                str(point.paper.category),
+                point.paper.name,
+                share(point.run.share),
+                show(y),
+                round(px, 1),
+                round(py, 1),
+                _MARKS.get(point.paper.category, _MARKS[Category.ADDITIVE]),
+                label,
+            )
+        )
+    return marks
+
+
+def _label(name: str, x: float, y: float, placed: list[tuple[float, float, float]]) -> Markup:
+    """The name beside its mark, on the first free place of a few; left out (the tooltip stays) where all are taken."""
+    width = 6.4 * len(name)
+    for dx, dy in ((9, 4), (9, -8), (9, 15), (-9 - width, 4), (-9 - width, -8), (-9 - width, 15)):
+        left, line = x + dx, y + dy
+        inside = left > _LEFT and left + width < WIDTH and _TOP < line < HEIGHT - _BOTTOM
+        free = all(left + width < l or left > r or abs(line - at) > 11 for l, r, at in placed)
+        if inside and free:
+            placed.append((left, left + width, line))
+            return Markup('<text x="{}" y="{}">{}</text>').format(round(left, 1), round(line, 1), name)
+    return Markup("")
+
+
+def legend() -> list[tuple[str, Markup]]:
+    """Each category with the mark that stands for it."""
+    return [
+        (
+            str(category),
+            Markup('<svg class="pc-mark pc-cat-{}" viewBox="-8 -8 16 16" aria-hidden="true"><path d="{}"/></svg>').format(
+                str(category), mark
+            ),
+        )
+        for category, mark in _MARKS.items()
+    ]

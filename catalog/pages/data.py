@@ -1,0 +1,93 @@
+"""What the pages show, read from the catalog once: papers, what was measured on them, and how they hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from catalog.taxonomy import Category
+
+if TYPE_CHECKING:
+    from catalog.query import Paper
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """Everything the pages are rendered from."""
+
+    papers: tuple[Paper, ...]
+    lists: tuple[Any, ...] = ()
+    cli: str = field(default="", repr=False)
+
+    @cached_property
+    def by_slug(self) -> Mapping[str, Paper]:
+        """Papers by slug."""
+        return {paper.slug: paper for paper in self.papers}
+
+    @cached_property
+    def methods(self) -> tuple[Paper, ...]:
+        """What can be trained or applied: everything but context and entries without a method."""
+        return tuple(
+            paper for paper in self.papers if paper.category != Category.CONTEXT and not paper.no_implementation
+        )
+
+    @cached_property
+    def _children(self) -> Mapping[str, tuple[Paper, ...]]:
+        found: dict[str, list[Paper]] = {}
+        for paper in self.papers:
+            for parent in paper.builds_on:
+                found.setdefault(parent, []).append(paper)
+        return {slug: tuple(sorted(children, key=published)) for slug, children in found.items()}
+
+    def parents(self, paper: Paper) -> tuple[Paper, ...]:
+        """What the paper builds on directly."""
+        return tuple(self.by_slug[slug] for slug in paper.builds_on if slug in self.by_slug)
+
+    def children(self, paper: Paper) -> tuple[Paper, ...]:
+        """What builds directly on the paper, oldest first."""
+        return self._children.get(paper.slug, ())
+
+    def of_category(self, category: str) -> tuple[Paper, ...]:
+        """Papers of one category by name."""
+        return tuple(paper for paper in self.papers if paper.category == category)
+
+    @cached_property
+    def checked_on(self) -> str:
+        """Month of the oldest check of sources among the papers, as in 2026-11."""
+        return min((paper.sources.checked_on for paper in self.papers if paper.sources.checked_on), default="")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A paper in a family tree, with what hangs below it."""
+
+    paper: Paper
+    below: tuple[Node, ...] = ()
+
+
+def ancestors(data: SiteData, paper: Paper, depth: int = 8) -> tuple[Node, ...]:
+    """What the paper builds on, and what that builds on."""
+    return tuple(Node(parent, ancestors(data, parent, depth - 1) if depth else ()) for parent in data.parents(paper))
+
+
+def descendants(data: SiteData, paper: Paper, depth: int = 8) -> tuple[Node, ...]:
+    """What builds on the paper, and what builds on that."""
+    return tuple(Node(child, descendants(data, child, depth - 1) if depth else ()) for child in data.children(paper))
+
+
+def read(cat: Any, cli: str = "") -> SiteData:
+    """The site's data from an open catalog."""
+    papers: Iterable[Paper] = cat.papers()
+    return SiteData(tuple(sorted(papers, key=name_key)), tuple(cat.lists()), cli)
+
+
+def name_key(paper: Paper) -> tuple[str, str]:
+    """Sorts papers by name as a person would look one up: without regard to case or leading brackets."""
+    return paper.name.lower().lstrip("(["), paper.slug
+
+
+def published(paper: Paper) -> tuple[str, str]:
+    """Sorts papers by first public date."""
+    return paper.published, paper.slug
