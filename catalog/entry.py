@@ -234,7 +234,12 @@ def implementation_folders() -> tuple[Path, ...]:
 def entries_root(root: Path | str | None = None) -> Path:
     """Folder of the entry files: `root`, else $PEFT_CATALOG_ENTRIES, else the one shipped with the package."""
     chosen = root or os.environ.get(ENTRIES_VARIABLE)
-    return Path(chosen) if chosen else Path(__file__).parent / "entries"
+    return Path(chosen) if chosen else shipped_root()
+
+
+def shipped_root() -> Path:
+    """Folder of the entries that come with the program, and belong to its implementations."""
+    return Path(__file__).parent / "entries"
 
 
 def entry_paths(root: Path | str | None = None) -> list[Path]:

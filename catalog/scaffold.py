@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomlkit
 
-from catalog.entry import entries_root, entry_paths, implementation_folders, read_table
+from catalog.entry import entries_root, entry_paths, implementation_folders, read_table, shipped_root
 from catalog.errors import UsageError
 from catalog.files import write_atomic
 from catalog.taxonomy import Category, Kind, Modality
@@ -45,7 +45,7 @@ def scaffold(draft: Draft, root: Path | str | None = None, implementations: Path
     _check_arxiv(draft.arxiv, folder)
     paths = {folder / category / f"{draft.slug}.toml": entry_text(draft)}
     if category is not Category.CONTEXT:
-        package = _package(folder, root, implementations)
+        package = _package(folder, implementations)
         paths[package / category / f"{draft.slug.replace('-', '_')}.py"] = implementation_text(draft)
     for path in paths:
         _check_free(path)
@@ -193,11 +193,11 @@ def _check_free(path: Path) -> None:
         raise UsageError("the file exists already, and is not overwritten", where=str(path), hint="choose another slug")
 
 
-def _package(folder: Path, root: Path | str | None, implementations: Path | str | None) -> Path:
+def _package(folder: Path, implementations: Path | str | None) -> Path:
     """The package that takes the implementation: given, else beside the entries, else the one of this checkout."""
     if implementations is not None:
         return Path(implementations)
-    shipped = entries_root().resolve() == folder.resolve() and root is None
+    shipped = folder.resolve() == shipped_root().resolve()
     found = next(iter(implementation_folders()), None) if shipped else folder.parent / "reference_impls"
     if found is None or "site-packages" in found.parts or "site-packages" in folder.parts:
         raise UsageError(

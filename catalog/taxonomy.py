@@ -11,7 +11,7 @@ class Word(StrEnum):
 
     definition: str
 
-    def __new__(cls, value: str, definition: str) -> Self:
+    def __new__(cls, value: str, definition: str = "") -> Self:
         word = str.__new__(cls, value)
         word._value_ = value
         word.definition = definition

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catalog.entry import entries_root, entry_paths, read_table, validate
+from catalog.entry import entries_root, entry_paths, read_table, shipped_root, validate
 from catalog.errors import EntryError
 from catalog.lint import (
     claims,
@@ -66,15 +66,10 @@ LINTERS: tuple[Linter, ...] = (
 def lint(root: Path | str | None = None) -> list[Finding]:
     """All findings in a folder of entries, sorted by file and key; files that break the schema come with its faults."""
     files, faults = read(root)
-    shipped = entries_root(root).resolve() == entries_root_shipped()
+    shipped = entries_root(root).resolve() == shipped_root().resolve()
     collection = Collection.of(files) if shipped else Collection.of(files).without_implementations()
     found = [finding for linter in LINTERS for finding in linter(collection)]
     return sorted({*faults, *found}, key=lambda finding: (finding.file, finding.key, finding.rule))
-
-
-def entries_root_shipped() -> Path:
-    """The folder of entries that belongs to the implementations shipped with the program."""
-    return (Path(__file__).parent.parent / "entries").resolve()
 
 
 def read(root: Path | str | None = None) -> tuple[list[EntryFile], list[Finding]]:

@@ -9,8 +9,8 @@ Templates, styles and the mkdocs configuration live in the repository's folder `
 
 from __future__ import annotations
 
-from catalog.pages.build import build
-from catalog.pages.render import Rendered, render
+from catalog.pages.engine import build
 from catalog.pages.sources import site_sources
+from catalog.pages.writer import Rendered, render
 
 __all__ = ["Rendered", "build", "render", "site_sources"]

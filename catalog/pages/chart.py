@@ -59,7 +59,7 @@ class Axis:
 
     def place(self, value: float) -> float:
         """Pixel of a value."""
-        low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
+        low, high, at = map(math.log10, (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
@@ -69,8 +69,8 @@ class Axis:
             return [10.0**power for power in range(first, last + 1)]
         step = _round_step((self.high - self.low) / 5)
         count = math.floor((self.high - self.low) / step + 1e-9)
-        first = math.ceil(self.low / step - 1e-9) * step
-        return [first + step * i for i in range(count + 1) if first + step * i <= self.high + 1e-9]
+        lowest = math.ceil(self.low / step - 1e-9) * step
+        return [lowest + step * i for i in range(count + 1) if lowest + step * i <= self.high + 1e-9]
 
 
 def _round_step(rough: float) -> float:
@@ -83,7 +83,9 @@ def points(data: SiteData) -> list[Point]:
     newest = [(paper, succeeded(paper.bench)[0]) for paper in data.papers if succeeded(paper.bench)]
     lora = data.by_slug.get("lora")
     peaks = {(run.backbone, run.device): run.peak_bytes for run in reversed(succeeded(lora.bench))} if lora else {}
-    return [Point(paper, run, _relative(run.peak_bytes, peaks.get((run.backbone, run.device)))) for paper, run in newest]
+    return [
+        Point(paper, run, _relative(run.peak_bytes, peaks.get((run.backbone, run.device)))) for paper, run in newest
+    ]
 
 
 def _relative(value: float | None, base: float | None) -> float | None:
@@ -106,7 +108,9 @@ def panels(data: SiteData) -> list[Panel]:
     return drawn
 
 
-def _draw(key: str, title: str, axis: str, shown: Sequence[tuple[Point, float]], show: Callable[[float], str]) -> Markup:
+def _draw(
+    key: str, title: str, axis: str, shown: Sequence[tuple[Point, float]], show: Callable[[float], str]
+) -> Markup:
     shares = [point.run.share for point, _ in shown]
     heights = [y for _, y in shown]
     across = Axis(10 ** math.floor(math.log10(min(shares)) - 0.05), _above(max(shares)), _LEFT, WIDTH - _RIGHT, True)
@@ -154,10 +158,11 @@ def _axis_titles(axis: str) -> list[Markup]:
     ]
 
 
-def _marks(
-    shown: Sequence[tuple[Point, float]], across: Axis, up: Axis, show: Callable[[float], str]
-) -> list[Markup]:
-    placed: list[tuple[float, float, float]] = []
+def _marks(shown: Sequence[tuple[Point, float]], across: Axis, up: Axis, show: Callable[[float], str]) -> list[Markup]:
+    # Every mark keeps its own place free before the first name is put down.
+    placed = [
+        (across.place(point.run.share) - 7, across.place(point.run.share) + 7, up.place(y) + 4) for point, y in shown
+    ]
     marks = []
     for point, y in sorted(shown, key=lambda pair: (pair[0].run.share, pair[0].paper.slug)):
         px, py = across.place(point.run.share), up.place(y)
@@ -187,7 +192,7 @@ def _label(name: str, x: float, y: float, placed: list[tuple[float, float, float
     for dx, dy in ((9, 4), (9, -8), (9, 15), (-9 - width, 4), (-9 - width, -8), (-9 - width, 15)):
         left, line = x + dx, y + dy
         inside = left > _LEFT and left + width < WIDTH and _TOP < line < HEIGHT - _BOTTOM
-        free = all(left + width < l or left > r or abs(line - at) > 11 for l, r, at in placed)
+        free = all(left + width < start or left > end or abs(line - at) > 11 for start, end, at in placed)
         if inside and free:
             placed.append((left, left + width, line))
             return Markup('<text x="{}" y="{}">{}</text>').format(round(left, 1), round(line, 1), name)
@@ -199,9 +204,9 @@ def legend() -> list[tuple[str, Markup]]:
     return [
         (
             str(category),
-            Markup('<svg class="pc-mark pc-cat-{}" viewBox="-8 -8 16 16" aria-hidden="true"><path d="{}"/></svg>').format(
-                str(category), mark
-            ),
+            Markup(
+                '<svg class="pc-mark pc-cat-{}" viewBox="-8 -8 16 16" aria-hidden="true"><path d="{}"/></svg>'
+            ).format(str(category), mark),
         )
         for category, mark in _MARKS.items()
     ]

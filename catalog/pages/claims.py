@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catalog.dimensions import MODELS
-from catalog.errors import CatalogError
-from catalog.formula import evaluate
 from catalog.pages.text import number, plain
 from catalog.taxonomy import Strength
 
@@ -62,7 +60,7 @@ CLAIMS: Mapping[str, Claim] = {
         Claim(
             "mergeable",
             "Merges",
-            "In float64 and away from the start, the merged model has the base's modules and the adapted model's outputs.",
+            "In float64 and away from the start, the merged model has the base's modules and equal outputs.",
         ),
         Claim(
             "strength",
@@ -147,14 +145,14 @@ def claimed(paper: Paper) -> dict[str, str]:
 
 
 def rows(paper: Paper) -> list[Row]:
-    """Every claim that is made or was measured, in a fixed order; those measured on several small models appear once for each."""
+    """Every claim that is made or was measured, in a fixed order; once for each small model it was measured on."""
     said = claimed(paper)
     table: list[Row] = []
     for key, claim in CLAIMS.items():
         measured = sorted((row for row in paper.evidence if row.claim == key), key=lambda row: str(row.backbone))
         table += [_measured_row(claim, row, said.get(key)) for row in measured]
         if not measured and key in said:
-            table.append(Row(claim.label, claim.how, said[key], UNMEASURED, "", UNMEASURED, "", ""))
+            table.append(Row(claim.label, claim.how, said[key], "–", "", UNMEASURED, "", ""))
     table += [
         Row(plain(item.claim), "", "", "cannot be measured on a small model", "", "untestable", "", "", item.why)
         for item in paper.claims.untestable
@@ -179,14 +177,6 @@ def _measured_row(claim: Claim, row: Any, said: str | None) -> Row:
         stamp,
         str(row.detail or ""),
     )
-
-
-def standing(paper: Paper) -> str:
-    """What measurement says about the paper as a whole."""
-    states = {str(row.status) for row in paper.evidence}
-    if CONTRADICTED in states:
-        return CONTRADICTED
-    return VERIFIED if VERIFIED in states else UNMEASURED
 
 
 def state_of(paper: Paper, key: str) -> str:
@@ -247,25 +237,11 @@ def parameters(paper: Paper) -> Parameters | None:
         return None
     backbones = [str(name) for name in (*paper.claims.backbones, paper.mechanism.backbone) if name]
     model = next((_REFERENCE[name] for name in backbones if name in _REFERENCE), "roberta-base")
-    settings = {**paper.claims.hyperparameters, **paper.claims.defaults}
-    dimensions = MODELS[model]
-    try:
-        trained = evaluate(paper.claims.parameters, {**dimensions.variables(), **_numbers(settings)})
-    except CatalogError:
-        return None  # a formula over something this model does not have, such as the layers of a decoder
+    trained = paper.parameters_at(model)
+    if trained is None:
+        return None
     words = ", ".join(f"{key} = {value}" for key, value in paper.claims.defaults.items())
-    return Parameters(model, trained, trained / dimensions.total, words)
-
-
-def _numbers(settings: Mapping[str, Any]) -> dict[str, float]:
-    """Settings that a formula can use; a list counts as its length, as in `catalog.evidence`."""
-    numbers: dict[str, float] = {}
-    for key, value in settings.items():
-        if isinstance(value, bool | int | float):
-            numbers[key] = value
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            numbers[key] = len(value)
-    return numbers
+    return Parameters(model, trained, trained / MODELS[model].total, words)
 
 
 def step_ratio(paper: Paper) -> float | None:

@@ -72,9 +72,23 @@ def ancestors(data: SiteData, paper: Paper, depth: int = 8) -> tuple[Node, ...]:
     return tuple(Node(parent, ancestors(data, parent, depth - 1) if depth else ()) for parent in data.parents(paper))
 
 
-def descendants(data: SiteData, paper: Paper, depth: int = 8) -> tuple[Node, ...]:
-    """What builds on the paper, and what builds on that."""
-    return tuple(Node(child, descendants(data, child, depth - 1) if depth else ()) for child in data.children(paper))
+def descendants(data: SiteData, paper: Paper) -> tuple[Node, ...]:
+    """What builds on the paper, and what builds on that; every paper once, as near to the root as it comes."""
+    below: dict[str, list[Paper]] = {}
+    seen, level = {paper.slug}, [paper]
+    while level:
+        found = []
+        for parent in level:
+            fresh = [child for child in data.children(parent) if child.slug not in seen]
+            below[parent.slug] = fresh
+            seen.update(child.slug for child in fresh)
+            found += fresh
+        level = found
+    return _grown(below, paper)
+
+
+def _grown(below: Mapping[str, list[Paper]], paper: Paper) -> tuple[Node, ...]:
+    return tuple(Node(child, _grown(below, child)) for child in below[paper.slug])
 
 
 def read(cat: Any, cli: str = "") -> SiteData:

@@ -173,7 +173,7 @@ def _questions(data: SiteData, answers: Answers) -> Iterator[Question]:
 
 
 def _rank(data: SiteData, paper: Paper) -> tuple[int, int, int, int, str]:
-    """Measured claims first, then a tested implementation, then use: libraries that ship it and methods that build on it."""
+    """Measured claims first, then an implementation, then use: libraries, methods that build on it, lists."""
     verified = sum(str(row.status) == VERIFIED for row in paper.evidence)
     use = 2 * len(paper.libraries) + len(data.children(paper)) + len({row.list_slug for row in paper.listed_in})
     return (-bool(verified), -bool(paper.implementation), -use, paper.year, paper.slug)
@@ -190,7 +190,9 @@ def _asked(paper: Paper, answers: Answers) -> Iterator[str]:
         yield _measured(paper, "mergeable", "folds into the base weights")
     if answers.reverse and paper.reversibility:
         linear = paper.reversibility.strength == Strength.LINEAR
-        word = "strength is linear, so -1 is the exact opposite" if linear else "a coefficient of -1 is the exact opposite"
+        word = (
+            "strength is linear, so -1 is the exact opposite" if linear else "a coefficient of -1 is the exact opposite"
+        )
         yield _measured(paper, "strength", word)
     if paper.claims.identity_at_init:
         yield _measured(paper, "identity-at-init", "starts as the base model")
@@ -216,3 +218,6 @@ def _use(data: SiteData, paper: Paper) -> Iterator[str]:
         yield f"{children} {'method builds' if children == 1 else 'methods build'} on it"
     if paper.code:
         yield "has official code"
+    if paper.subcategory:
+        words = paper.subcategory.definition.rstrip(".")
+        yield words[:1].lower() + words[1:]

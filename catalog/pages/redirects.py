@@ -29,7 +29,7 @@ _PAGE = """<!doctype html>
 
 
 def redirects(site: SiteData) -> dict[str, tuple[str, Paper]]:
-    """Address to the entry it leads to and the way there; an alias that two entries share, or that is a slug, leads nowhere."""
+    """Address to the way to an entry; an alias that two entries share, or that is itself a slug, leads nowhere."""
     found: dict[str, tuple[str, Paper]] = {}
     shared: set[str] = set()
     for paper in site.papers:

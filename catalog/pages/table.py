@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from catalog.pages.claims import Badge, Parameters, badges, parameters, standing, step_ratio
+from catalog.pages.claims import Badge, Parameters, badges, parameters, step_ratio
 from catalog.pages.data import SiteData
 from catalog.pages.finder import trained_part
 
@@ -42,7 +42,7 @@ class TableRow:
 
 def row(paper: Paper) -> TableRow:
     """The row of one entry."""
-    state = "none" if paper.no_implementation else standing(paper) if paper.implementation else "not-yet"
+    state = "none" if paper.no_implementation else paper.claim_status if paper.implementation else "not-yet"
     return TableRow(paper, tuple(badges(paper)), parameters(paper), step_ratio(paper), state)
 
 

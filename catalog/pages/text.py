@@ -1,8 +1,8 @@
 """Text from papers and lists, made safe to stand in a page.
 
-Pages are Markdown whose blocks are mostly HTML. Inside HTML, jinja escapes what it prints. In Markdown proper, and in the
-front matter, every sign that could start something is written as a character reference, which no Markdown engine reads
-as markup. Signs that cannot be printed are dropped: Markdown engines use some of them as internal marks.
+Pages are Markdown whose blocks are mostly HTML. Inside HTML, jinja escapes what it prints. In Markdown proper, every
+sign that could start something is written as a character reference, which no Markdown engine reads as markup. Signs
+that cannot be printed are dropped: Markdown engines use some of them as internal marks.
 """
 
 from __future__ import annotations

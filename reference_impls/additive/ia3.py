@@ -13,7 +13,8 @@ Merged, W_k and W_v have their rows scaled (biases too), W_2 its columns. The co
 one, 1 + c (l - 1): scaling l itself would silence the activation at c = 0 instead of giving back the base model.
 
 The paper's recipe T-Few trains the vectors with Adafactor, a linear warm-up over 6 % of the steps and a linear decay,
-and adds two losses over wrong answers (fit on :class:`Choices`). It first trains the vectors on a mixture of tasks: one more ``fit`` before.
+and adds two losses over wrong answers (fit on :class:`Choices`). Before, it trains them on a mixture of tasks: one more
+``fit``.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def trained(kind: str, task: Task) -> Backbone:
     optimizer = torch.optim.Adam(model.parameters(), lr=model.learning_rate)
     for step in range(model.pretraining_steps):
         optimizer.zero_grad()
-        model.loss(model.batch(step, task)).backward()
+        model.training_loss(step, task).backward()
         optimizer.step()
     optimizer.zero_grad()
     return model

@@ -50,6 +50,10 @@ class Backbone(nn.Module):
         logits = self(batch)
         return nn.functional.cross_entropy(logits.flatten(0, -2), batch.targets.flatten(), ignore_index=-100)
 
+    def training_loss(self, seed: int, task: Task) -> Tensor:
+        """What one step of pretraining, or of full fine-tuning downstream, minimizes."""
+        return self.loss(self.batch(seed, task))
+
 
 def generator(seed: int) -> torch.Generator:
     """A random source of its own, so that nothing depends on torch's global state."""

@@ -53,6 +53,24 @@ class Encoder(Backbone):
     def loss(self, batch: Batch) -> Tensor:
         return F.cross_entropy(self(batch), batch.targets)
 
+    def fill_loss(self, batch: Batch) -> Tensor:
+        """Mean loss of filling masks in; targets (B, T) are the words hidden there and -100 elsewhere."""
+        return F.cross_entropy(self.fill(batch).flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
+
+    def training_loss(self, seed: int, task: Task) -> Tensor:
+        """Pretraining fills masks as well, so that prompts can ask the frozen model for words."""
+        loss = self.loss(self.batch(seed, task))
+        return loss + self.fill_loss(self.masked_batch(seed, task)) if task == "pretraining" else loss
+
+    def masked_batch(self, seed: int, task: Task = "pretraining", count: int = 32, length: int = 16) -> Batch:
+        """The sentences of ``batch`` with one word in each behind a mask; the targets are these words."""
+        plain = self.batch(seed, task, count, length)
+        assert plain.visible is not None
+        words = plain.visible.float() * (torch.arange(length + 1) > 0)
+        place = torch.multinomial(words, 1, generator=generator(seed))  # (B, 1)
+        targets = torch.full_like(plain.inputs, -100).scatter(1, place, plain.inputs.gather(1, place))
+        return Batch(plain.inputs.scatter(1, place, self.mask_token), targets, plain.visible)
+
     def batch(self, seed: int, task: Task = "downstream", count: int = 32, length: int = 10) -> Batch:
         """Sentences of which half of the words speak for one class; a word's class is its group in a table.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference_impls.adapter import Adapter, AdapterError, Delta, Wrapper
+from reference_impls.adapter import Adapter, AdapterError, Delta, Site, Wrapper
 from reference_impls.backbones import Backbone, Batch
 from reference_impls.claims.trial import Measurement, Trial, base_output, judge
 
@@ -76,7 +76,7 @@ def figures_of(probe: Callable[[], Tensor], adapter: Adapter) -> tuple[float, fl
 def changes(trial: Trial, model: Backbone, adapter: Adapter, batch: Batch) -> list[Callable[[], Tensor]]:
     """One probe a site: the change it makes to its module's output, or to its tensor.
 
-    A method that only hooks modules is probed at the model's output.
+    What acts through hooks (prompts, prefixes) is probed at the model's output.
     """
     calls = record_calls(model, adapter, batch)
     probes: list[Callable[[], Tensor]] = []
@@ -85,10 +85,11 @@ def changes(trial: Trial, model: Backbone, adapter: Adapter, batch: Batch) -> li
             probes.append(wrapper_probe(site, *calls[path]))
         elif isinstance(site, Delta):
             probes.append(delta_probe(site, original(model, path)))
-    if probes:
-        return probes
-    reference = base_output(trial.kind, torch.float64, batch)
-    return [lambda: model(batch) - reference]
+    hooked = any(isinstance(s, Site) and not isinstance(s, Wrapper | Delta) for s in adapter.sites().values())
+    if hooked or not probes:
+        reference = base_output(trial.kind, torch.float64, batch)
+        probes.append(lambda: model(batch) - reference)
+    return probes
 
 
 def original(model: Backbone, path: str) -> Tensor:

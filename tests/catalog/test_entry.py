@@ -248,3 +248,18 @@ def test_errors_say_what_where_what_is_allowed_and_what_next():
     error = CatalogError("wrong", where="here", allowed=["a", "b"], hint="do this")
     assert str(error) == "wrong\n  where: here\n  allowed: a, b\n  next: do this"
     assert error.exit_code == 2
+
+
+EQUATIONS = [
+    pytest.param(equation, id=f"{entry.slug}-{index}")
+    for entry in load_entries()
+    for index, equation in enumerate(entry.mechanism.latex)
+]
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_display_equations_are_rendered_without_leftovers(equation):
+    converter = pytest.importorskip("latex2mathml.converter")
+    mathml = converter.convert(equation)
+    assert "\\" not in mathml, "an unknown command is left as it is"
+    assert mathml.count("<math") == 1

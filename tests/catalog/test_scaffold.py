@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import catalog.scaffold
 from catalog import json_schema
 from catalog.cli.entries import register
 from catalog.entry import Entry, load_entry
@@ -132,6 +133,18 @@ def test_an_installed_package_is_not_written_to(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="not in an installed package"):
         scaffold(Draft("a", "additive"), root)
     assert list(root.iterdir()) == []
+
+
+def test_in_a_checkout_the_implementation_goes_into_its_package(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog.scaffold, "shipped_root", lambda: root)
+    monkeypatch.setattr(catalog.scaffold, "implementation_folders", lambda: (tmp_path / "package",))
+    (_, path) = scaffold(Draft("a", "additive"), root)
+    assert path == tmp_path / "package" / "additive" / "a.py"
+
+
+def test_the_package_can_be_given(root, tmp_path):
+    (_, path) = scaffold(Draft("a", "additive"), root, tmp_path / "mine")
+    assert path == tmp_path / "mine" / "additive" / "a.py"
 
 
 def test_the_command_says_what_it_wrote_and_what_is_next(root):

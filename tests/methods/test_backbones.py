@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from reference_impls.backbones import KINDS, SMALL, Batch, Size, build, pretrained
+from reference_impls.backbones.base import rule
+from reference_impls.backbones.encoder import Encoder
 from reference_impls.claims.training import ends
 
 
@@ -72,3 +74,14 @@ def test_llama_layers_have_no_biases() -> None:
 def test_an_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(KeyError, match="decoder, encoder"):
         build("rnn")
+
+
+def test_the_encoder_fills_masks_with_words_of_the_sentences_class() -> None:
+    model = pretrained("encoder")
+    assert isinstance(model, Encoder)
+    batch, target = model.masked_batch(99_999, count=256), model.batch(99_999, "pretraining", 256, 16).targets
+    with torch.no_grad():
+        words = model.fill(batch).softmax(-1)[batch.targets >= 0][:, :-2]  # (B, words)
+    table = rule(2, words.shape[1])
+    by_class = torch.stack([words[:, table % 4 == c].sum(1) for c in range(4)], dim=1)
+    assert (by_class.argmax(1) == target).float().mean() > 0.9

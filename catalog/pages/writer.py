@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 from markupsafe import Markup
 
 from catalog import taxonomy
@@ -80,8 +80,8 @@ def render(cat: Any, folder: Path | str, sources: Path | str | None = None) -> R
     from catalog.cli.reference import cli_reference
 
     folder, source = Path(folder), site_sources(sources)
-    site = data.read(cat, cli_reference())
     _empty(folder)
+    site = data.read(cat, cli_reference())
     count = write_pages(site, folder, source)
     shutil.copytree(source / "assets", folder / STATIC)
     write_redirects(site, folder)
@@ -119,7 +119,7 @@ def _markdown(environment: Environment, page: Page, site: SiteData) -> str:
     try:
         body = environment.get_template(page.template).render(page.values, root=page.root, site=site, page=page)
     except TemplateError as error:
-        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         raise CatalogError(
             f"the page {page.path} cannot be rendered: {error.message or error}",
             where=f"site/templates/{page.template}{line}",
@@ -150,7 +150,9 @@ def _environment(source: Path) -> Environment:
         "bytes": _bytes,
     }
     environment.filters.update(filters)
-    environment.globals.update(taxonomy=taxonomy, badges=claims.badges, standing=claims.standing)
+    environment.globals.update(
+        taxonomy=taxonomy, badges=claims.badges, reverses=claims.reverses, state_of=claims.state_of
+    )
     return environment
 
 
@@ -267,6 +269,7 @@ def _comparison_pages(site: SiteData) -> Iterator[Page]:
         "Reversibility",
         "Which methods can be removed, merged, unmerged and reversed in sign.",
         {"categories": [(category, site.of_category(category)) for category in taxonomy.Category]},
+        hide=("toc",),
         searched=False,
     )
     yield Page(
@@ -275,6 +278,7 @@ def _comparison_pages(site: SiteData) -> Iterator[Page]:
         "Cost",
         "Trained parameters against step time, memory and what is gained.",
         {"panels": chart.panels(site), "points": chart.points(site), "marks": chart.legend()},
+        hide=("toc",),
         searched=False,
     )
     found = timeline.years(site)
@@ -315,6 +319,7 @@ def _list_pages(site: SiteData) -> Iterator[Page]:
         "Deviations",
         "Who departs from the paper: official code, libraries, this catalog.",
         {"rows": rows},
+        hide=("toc",),
         searched=False,
     )
 
@@ -347,7 +352,13 @@ def _other_pages(site: SiteData, listed: Mapping[str, int]) -> Iterator[Page]:
         "The classifying words of the catalog with their definitions.",
         {},
     )
-    yield Page("about/cli.md", "cli.md.jinja", "Command line", "Every command of peft-catalog.", {"reference": Markup(site.cli)})
+    yield Page(
+        "about/cli.md",
+        "cli.md.jinja",
+        "Command line",
+        "Every command of peft-catalog.",
+        {"reference": Markup(site.cli)},
+    )
     yield Page("about/downloads.md", "downloads.md.jinja", "Downloads", "The catalog as JSON, BibTeX and SQLite.", {})
 
 

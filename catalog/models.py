@@ -1,0 +1,269 @@
+"""The tables. Those of the first part are derived from entry files and refilled by every build; the others are kept."""
+
+from __future__ import annotations
+
+from sqlalchemy import Index
+from sqlmodel import Field, SQLModel
+
+# Derived from entry files.
+
+
+class Meta(SQLModel, table=True):
+    """What the database was built from."""
+
+    key: str = Field(primary_key=True)
+    value: str
+
+
+class PaperRow(SQLModel, table=True):
+    """One paper: the columns that queries filter and sort by, and the whole entry as JSON."""
+
+    __tablename__ = "paper"
+    id: int | None = Field(default=None, primary_key=True)
+    slug: str = Field(unique=True)
+    name: str
+    title: str
+    arxiv: str | None = Field(default=None, index=True)
+    doi: str | None = Field(default=None, index=True)
+    url: str | None = None
+    code: str | None = Field(default=None, index=True)
+    venue: str | None = Field(default=None, index=True)
+    published: str = Field(index=True)
+    year: int = Field(index=True)
+    kind: str = Field(index=True)
+    category: str = Field(index=True)
+    subcategory: str | None = Field(default=None, index=True)
+    status: str
+    summary: str
+    entry: str
+
+
+class MethodRow(SQLModel, table=True):
+    """What is claimed about the method of a paper."""
+
+    __tablename__ = "method"
+    paper_id: int = Field(primary_key=True, foreign_key="paper.id")
+    implementation: str | None = Field(default=None, index=True)
+    no_implementation: str | None = None
+    detachable: bool | None = Field(default=None, index=True)
+    mergeable: bool | None = Field(default=None, index=True)
+    strength: str | None = Field(default=None, index=True)
+    strength_knob: str | None = None
+    identity_at_init: bool | None = Field(default=None, index=True)
+    parameters: str | None = None
+
+
+class Author(SQLModel, table=True):
+    """A person as papers print the name; ``folded`` is the name without accents and case."""
+
+    __tablename__ = "author"
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True)
+    folded: str = Field(index=True)
+
+
+class PaperAuthor(SQLModel, table=True):
+    """Who wrote a paper, in order."""
+
+    __tablename__ = "paper_author"
+    __table_args__ = (Index("ix_paper_author_author", "author_id"),)
+    paper_id: int = Field(primary_key=True, foreign_key="paper.id")
+    position: int = Field(primary_key=True)
+    author_id: int = Field(foreign_key="author.id")
+
+
+class PaperModality(SQLModel, table=True):
+    """Kind of model that a paper adapts."""
+
+    __tablename__ = "paper_modality"
+    __table_args__ = (Index("ix_paper_modality_modality", "modality"),)
+    paper_id: int = Field(primary_key=True, foreign_key="paper.id")
+    modality: str = Field(primary_key=True)
+
+
+class PaperLibrary(SQLModel, table=True):
+    """Library that ships a method, and the name it has there."""
+
+    __tablename__ = "paper_library"
+    __table_args__ = (Index("ix_paper_library_library", "library"),)
+    paper_id: int = Field(primary_key=True, foreign_key="paper.id")
+    library: str = Field(primary_key=True)
+    name: str
+
+
+class Alias(SQLModel, table=True):
+    """Another name that leads to a paper; ``folded`` is what is looked up."""
+
+    __tablename__ = "alias"
+    folded: str = Field(primary_key=True)
+    name: str
+    paper_id: int = Field(foreign_key="paper.id", index=True)
+
+
+class BuildsOn(SQLModel, table=True):
+    """An edge of the lineage: ``paper_id`` builds on ``base_id``."""
+
+    __tablename__ = "builds_on"
+    __table_args__ = (Index("ix_builds_on_base", "base_id"),)
+    paper_id: int = Field(primary_key=True, foreign_key="paper.id")
+    base_id: int = Field(primary_key=True, foreign_key="paper.id")
+
+
+class SourceListRow(SQLModel, table=True):
+    """A public list that entries come from."""
+
+    __tablename__ = "source_list"
+    slug: str = Field(primary_key=True)
+    title: str
+    url: str | None = None
+    style: str
+
+
+class ListingRow(SQLModel, table=True):
+    """One appearance of a paper on a list."""
+
+    __tablename__ = "listing"
+    __table_args__ = (Index("ix_listing_list", "list_slug", "paper_id"),)
+    id: int | None = Field(default=None, primary_key=True)
+    paper_id: int = Field(foreign_key="paper.id", index=True)
+    list_slug: str = Field(foreign_key="source_list.slug")
+    section: str | None = None
+    printed_as: str
+    link: str | None = None
+    commented: bool = False
+
+
+class ErratumRow(SQLModel, table=True):
+    """What a list says wrongly, the fact, and the evidence."""
+
+    __tablename__ = "erratum"
+    id: int | None = Field(default=None, primary_key=True)
+    paper_id: int = Field(foreign_key="paper.id", index=True)
+    list_slug: str = Field(foreign_key="source_list.slug", index=True)
+    claim: str
+    fact: str
+    evidence: str
+
+
+class DeviationRow(SQLModel, table=True):
+    """Who departs from a paper, and how."""
+
+    __tablename__ = "deviation"
+    id: int | None = Field(default=None, primary_key=True)
+    paper_id: int = Field(foreign_key="paper.id", index=True)
+    who: str
+    what: str
+    evidence: str
+    test: str | None = None
+
+
+class ClaimRow(SQLModel, table=True):
+    """What an entry claims, by the name under which it is measured."""
+
+    __tablename__ = "claim"
+    paper_id: int = Field(primary_key=True, foreign_key="paper.id")
+    claim: str = Field(primary_key=True)
+    expected: str
+
+
+# Measured or fetched: never thrown away by a build. They name papers by slug, which outlives row numbers.
+
+
+class EvidenceRow(SQLModel, table=True):
+    """One measured claim. ``source`` is shipped (came with the catalog) or local (measured here)."""
+
+    __tablename__ = "evidence"
+    slug: str = Field(primary_key=True)
+    backbone: str = Field(primary_key=True)
+    claim: str = Field(primary_key=True)
+    source: str = Field(primary_key=True, default="local")
+    status: str = Field(index=True)
+    expected: str = ""
+    measured: str = ""
+    tolerance: str = ""
+    detail: str = ""
+    torch: str = ""
+    device: str = ""
+    dtype: str = ""
+    python: str = ""
+    commit: str = ""
+    date: str = ""
+    implementation: str = ""
+
+
+class BenchRow(SQLModel, table=True):
+    """One row of the smoke benchmark; local runs are all kept."""
+
+    __tablename__ = "bench_run"
+    id: int | None = Field(default=None, primary_key=True)
+    slug: str = Field(index=True)
+    backbone: str
+    device: str
+    device_name: str = ""
+    status: str = "ok"
+    error: str = ""
+    trained: int | None = None
+    share: float | None = None
+    attach_s: float | None = None
+    forward_ratio: float | None = None
+    step_ratio: float | None = None
+    forward_vs_lora: float | None = None
+    step_vs_lora: float | None = None
+    peak_bytes: int | None = None
+    saved_bytes: int | None = None
+    gap_closed: float | None = None
+    seed: int = 0
+    torch: str = ""
+    python: str = ""
+    commit: str = ""
+    date: str = ""
+    implementation: str = ""
+    source: str = "local"
+
+
+class ArxivRecord(SQLModel, table=True):
+    """What arXiv says about a paper now."""
+
+    __tablename__ = "arxiv_record"
+    arxiv: str = Field(primary_key=True)
+    version: int
+    title: str
+    authors: str
+    abstract: str
+    comment: str | None = None
+    journal_ref: str | None = None
+    doi: str | None = None
+    categories: str
+    published: str
+    updated: str
+    withdrawn: bool = False
+    fetched: str
+
+
+class ArxivVersion(SQLModel, table=True):
+    """What arXiv said when: one row a version seen, as JSON."""
+
+    __tablename__ = "arxiv_version"
+    arxiv: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    seen: str
+    record: str
+
+
+DERIVED = (
+    Meta,
+    ClaimRow,
+    DeviationRow,
+    ErratumRow,
+    ListingRow,
+    SourceListRow,
+    BuildsOn,
+    Alias,
+    PaperLibrary,
+    PaperModality,
+    PaperAuthor,
+    Author,
+    MethodRow,
+    PaperRow,
+)
+"""Tables that a build empties and fills, children before parents."""
