@@ -6,23 +6,19 @@ An error names the file, the key, the value found and what is allowed, with near
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import os
 import re
 import tomllib
 import types
 import typing
 from enum import Enum
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, ValidationError
 
 from catalog.errors import EntryError, Problem
+from catalog.locations import entry_paths, implementation_folders
 from catalog.taxonomy import Backbone, Category, Fidelity, Kind, Modality, Status, Strength, Subcategory
-
-ENTRIES_VARIABLE = "PEFT_CATALOG_ENTRIES"
 
 _SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 _DATE = r"^\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?$"
@@ -221,37 +217,6 @@ class Entry(Part):
         if self.claims.backbones:
             return self.claims.backbones
         return (self.mechanism.backbone,) if self.mechanism.backbone else ()
-
-
-@lru_cache(maxsize=1)
-def implementation_folders() -> tuple[Path, ...]:
-    """Folders of the package `reference_impls`, located without importing it; none when it is not installed."""
-    spec = importlib.util.find_spec("reference_impls")
-    locations = spec.submodule_search_locations if spec else None
-    return tuple(Path(location) for location in locations or ())
-
-
-def entries_root(root: Path | str | None = None) -> Path:
-    """Folder of the entry files: `root`, else $PEFT_CATALOG_ENTRIES, else the one shipped with the package."""
-    chosen = root or os.environ.get(ENTRIES_VARIABLE)
-    return Path(chosen) if chosen else shipped_root()
-
-
-def shipped_root() -> Path:
-    """Folder of the entries that come with the program, and belong to its implementations."""
-    return Path(__file__).parent / "entries"
-
-
-def entry_paths(root: Path | str | None = None) -> list[Path]:
-    """All entry files, sorted by category and slug."""
-    folder = entries_root(root)
-    if not folder.is_dir():
-        raise EntryError(
-            "there is no folder of entries here",
-            where=str(folder),
-            hint=f"give --root or {ENTRIES_VARIABLE} the folder that holds selective/, additive/, prompt/ ...",
-        )
-    return sorted(folder.glob("*/*.toml"), key=lambda path: (path.parent.name, path.stem))
 
 
 def load_entries(root: Path | str | None = None) -> list[Entry]:

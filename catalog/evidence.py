@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog.dimensions import model as dimensions_of
-from catalog.entry import Entry, implementation_folders
+from catalog.entry import Entry
 from catalog.errors import CatalogError, UsageError
 from catalog.files import write_atomic
 from catalog.formula import evaluate
+from catalog.locations import MEASURED, implementation_folders
 
 if TYPE_CHECKING:
     from reference_impls.claims import Expected, Trial
 
 Row = dict[str, Any]
-MEASURED = Path(__file__).parent / "measured"
 
 
 def require_torch() -> None:

@@ -11,8 +11,7 @@ from pydantic import Field, StrictBool, ValidationError
 
 from catalog.entry import Month, Part, Slug, Text, Url
 from catalog.errors import EntryError
-
-LISTS_FILE = Path(__file__).parent / "lists.toml"
+from catalog.locations import LISTS_FILE
 
 
 class Style(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Index
+from sqlalchemy import Index, String
 from sqlmodel import Field, SQLModel
 
 # Derived from entry files.
@@ -16,26 +16,39 @@ class Meta(SQLModel, table=True):
 
 
 class PaperRow(SQLModel, table=True):
-    """One paper: the columns that queries filter and sort by, and the whole entry as JSON."""
+    """One paper: what queries filter and sort by. Its texts are elsewhere, so that many rows share a page."""
 
     __tablename__ = "paper"
+    __table_args__ = (
+        Index("ix_paper_name", "name", "slug"),
+        Index("ix_paper_published", "published", "slug"),
+        Index("ix_paper_year", "year", "name", "slug"),
+        Index("ix_paper_category", "category", "name", "slug"),
+        Index("ix_paper_subcategory", "subcategory", "name", "slug"),
+    )
     id: int | None = Field(default=None, primary_key=True)
     slug: str = Field(unique=True)
-    name: str
+    name: str = Field(sa_type=String(collation="NOCASE"))
     title: str
     arxiv: str | None = Field(default=None, index=True)
     doi: str | None = Field(default=None, index=True)
     url: str | None = None
     code: str | None = Field(default=None, index=True)
     venue: str | None = Field(default=None, index=True)
-    published: str = Field(index=True)
-    year: int = Field(index=True)
+    published: str
+    year: int
     kind: str = Field(index=True)
-    category: str = Field(index=True)
-    subcategory: str | None = Field(default=None, index=True)
+    category: str
+    subcategory: str | None = None
     status: str
-    summary: str
-    entry: str
+
+
+class EntryRow(SQLModel, table=True):
+    """The whole entry of a paper, as JSON."""
+
+    __tablename__ = "entry"
+    paper_id: int = Field(primary_key=True, foreign_key="paper.id")
+    json_text: str
 
 
 class MethodRow(SQLModel, table=True):
@@ -157,6 +170,16 @@ class DeviationRow(SQLModel, table=True):
     test: str | None = None
 
 
+class ParameterCount(SQLModel, table=True):
+    """Parameters that a method trains on a well-known model, at the paper's usual setting."""
+
+    __tablename__ = "parameter_count"
+    __table_args__ = (Index("ix_parameter_count_model", "model", "trained"),)
+    paper_id: int = Field(primary_key=True, foreign_key="paper.id")
+    model: str = Field(primary_key=True)
+    trained: int
+
+
 class ClaimRow(SQLModel, table=True):
     """What an entry claims, by the name under which it is measured."""
 
@@ -252,6 +275,7 @@ class ArxivVersion(SQLModel, table=True):
 
 DERIVED = (
     Meta,
+    ParameterCount,
     ClaimRow,
     DeviationRow,
     ErratumRow,
@@ -264,6 +288,7 @@ DERIVED = (
     PaperAuthor,
     Author,
     MethodRow,
+    EntryRow,
     PaperRow,
 )
 """Tables that a build empties and fills, children before parents."""

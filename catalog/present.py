@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from catalog.cli.terminal import cell, clean
+from catalog.terminal import cell, clean, escaped
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -41,14 +41,13 @@ def table(papers: list[Paper], at: str | None = None) -> Table:
 
 def row(paper: Paper) -> list[Any]:
     """The cells of a paper."""
-    back = paper.reversibility if not paper.no_implementation else None
     return [
         paper.slug,
         paper.year,
         paper.category,
         paper.subcategory,
-        back and back.mergeable,
-        back and back.strength,
+        paper.mergeable,
+        paper.strength,
         "" if paper.implementation is None else paper.claim_status,
         paper.title,
     ]
@@ -112,7 +111,7 @@ def as_dict(paper: Paper) -> dict[str, Any]:
     """The entry as it stands, with what was measured."""
     from dataclasses import asdict
 
-    data: dict[str, Any] = paper.entry.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    data: dict[str, Any] = json.loads(paper.entry_json)
     data["implementation"] = paper.implementation
     data["evidence"] = [asdict(item) for item in paper.evidence]
     data["bench"] = [asdict(item) for item in paper.bench]
@@ -121,34 +120,34 @@ def as_dict(paper: Paper) -> dict[str, Any]:
 
 def to_json(papers: list[Paper]) -> str:
     """A JSON array of entries."""
-    return json.dumps([as_dict(paper) for paper in papers], indent=2, ensure_ascii=False)
+    return escaped(json.dumps([as_dict(paper) for paper in papers], indent=2, ensure_ascii=False))
 
 
 def to_jsonl(papers: list[Paper]) -> Iterator[str]:
     """A JSON object a line."""
-    return (json.dumps(as_dict(paper), ensure_ascii=False) for paper in papers)
+    return (escaped(json.dumps(as_dict(paper), ensure_ascii=False)) for paper in papers)
 
 
-COLUMNS = ("slug", "name", "title", "authors", "published", "venue", "arxiv", "doi", "url", "code", "kind", "category")
+COLUMNS = (
+    "slug", "name", "title", "authors", "published", "venue", "arxiv", "doi", "url", "code", "kind", "category",
+    "subcategory", "detachable", "mergeable", "strength", "implementation",
+)  # fmt: skip
 
 
 def to_csv(papers: list[Paper]) -> str:
     """The main facts, a line a paper."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*COLUMNS, "subcategory", "detachable", "mergeable", "strength", "implementation"])
+    writer.writerow(COLUMNS)
     for paper in papers:
-        back = paper.reversibility
-        extra = (back.detachable, back.mergeable, back.strength) if back else (None, None, None)
-        facts = [getattr(paper, name) for name in COLUMNS]
-        facts[3] = "; ".join(paper.authors)
-        writer.writerow([inert(value) for value in (*facts, paper.subcategory, *extra, paper.implementation)])
+        facts = {name: getattr(paper, name) for name in COLUMNS} | {"authors": "; ".join(paper.authors)}
+        writer.writerow(map(inert, facts.values()))
     return out.getvalue()
 
 
 def inert(value: object) -> str:
     """A cell that a spreadsheet will not take for a formula."""
-    text = "" if value is None else MARKS[value] if isinstance(value, bool) else str(value)
+    text = clean("" if value is None else MARKS[value] if isinstance(value, bool) else str(value))
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 

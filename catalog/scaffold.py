@@ -14,9 +14,10 @@ from pathlib import Path
 
 import tomlkit
 
-from catalog.entry import entries_root, entry_paths, implementation_folders, read_table, shipped_root
+from catalog.entry import read_table
 from catalog.errors import UsageError
 from catalog.files import write_atomic
+from catalog.locations import entries_root, entry_paths, implementation_folders, shipped_root
 from catalog.taxonomy import Category, Kind, Modality
 
 _SLUG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")

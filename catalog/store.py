@@ -5,65 +5,42 @@ Tables derived from entries are emptied and filled; what was fetched or measured
 
 from __future__ import annotations
 
-import hashlib
 import json
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel, delete, insert
 
 from catalog import models
-from catalog.database import migrate, revision, unusable, writing
-from catalog.entry import Entry, entry_paths, implementation_folders, load_entries
+from catalog.database import migrate, revision, writing
+from catalog.dimensions import MODELS
+from catalog.entry import Entry, load_entries
 from catalog.errors import StoreError
-from catalog.lists_data import LISTS_FILE, load_lists
+from catalog.freshness import signature
+from catalog.lists_data import load_lists
+from catalog.locations import MEASURED
 from catalog.migrations import HEAD
-
-MEASURED = Path(__file__).parent / "measured"
-
-
-def fold(name: str) -> str:
-    """A name as it is looked up: without accents, case and surplus spaces."""
-    plain = unicodedata.normalize("NFKD", name)
-    return " ".join("".join(c for c in plain if not unicodedata.combining(c)).casefold().split())
+from catalog.parameters import trained_at
+from catalog.words import fold
 
 
-def signature(root: Path | str | None = None) -> str:
-    """Changes when an entry, the lists, a shipped measurement or an implementation comes, goes or changes."""
-    implementations = [path for folder in implementation_folders() for path in sorted(folder.glob("*/*.py"))]
-    digest = hashlib.sha256(HEAD.encode())
-    for path in [*entry_paths(root), LISTS_FILE, *sorted(MEASURED.glob("*.jsonl")), *implementations]:
-        state = path.stat()
-        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def is_current(engine: Engine, path: Path, root: Path | str | None = None) -> bool:
-    """Whether the database has today's schema and was built from the files as they are."""
-    if revision(engine, path) != HEAD:
-        return False
-    with engine.connect() as connection:
-        built = connection.execute(text("SELECT value FROM meta WHERE key = 'signature'")).scalar()
-    return built == signature(root)
-
-
-def build(engine: Engine, path: Path, root: Path | str | None = None) -> None:
+def build(engine: Engine, root: Path | str | None = None) -> None:
     """Bring the schema up to date and fill the derived tables; EntryError or StoreError leave all as it was."""
     mark = signature(root)
     entries = load_entries(root)
-    try:
-        if revision(engine, path) != HEAD:
-            migrate(engine)
-        with writing(engine) as connection:
+    with writing(engine) as connection:
+        if revision(engine) != HEAD:
+            migrate(connection)
+        try:
             fill(connection, entries)
-            put(connection, models.Meta, [{"key": "signature", "value": mark}])
-    except DatabaseError as error:
-        raise unusable(path, error) from error
+        except IntegrityError as error:
+            hint = "peft-catalog lint lists all faults"
+            raise StoreError(f"the entries do not fit together: {error.orig}", hint=hint) from error
+        put(connection, models.Meta, [{"key": "signature", "value": mark}])
 
 
 def fill(connection: Connection, entries: list[Entry]) -> None:
@@ -79,6 +56,7 @@ def fill(connection: Connection, entries: list[Entry]) -> None:
         connection.execute(text(statement + "(:id, :name, :aliases, :title, :authors, :summary)"), rows.text)
     shipped(connection, models.EvidenceRow, "claims")
     shipped(connection, models.BenchRow, "bench")
+    connection.execute(text("ANALYZE"))  # lets SQLite choose the more selective of two indexes
 
 
 def put(connection: Connection, table: type[SQLModel], rows: list[dict[str, Any]]) -> None:
@@ -96,13 +74,13 @@ def shipped(connection: Connection, table: type[SQLModel], name: str) -> None:
         put(connection, table, [{**columns(table, row), "source": "shipped"} for row in rows])
 
 
-def columns(table: type[SQLModel], row: dict[str, Any]) -> dict[str, Any]:
+def columns(table: type[SQLModel], row: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a row that the table has columns for, with defaults for the rest."""
     fields = {name: field for name, field in table.model_fields.items() if name != "id"}
     return {name: row.get(name, field.get_default()) for name, field in fields.items()}
 
 
-def keep_evidence(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
+def keep_evidence(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
     """Store claims measured here; a newer measurement of the same claim takes the older one's place."""
     for row in rows:
         values = {**columns(models.EvidenceRow, row), "source": "local"}
@@ -113,7 +91,7 @@ def keep_evidence(connection: Connection, rows: Iterable[dict[str, Any]]) -> Non
         )
 
 
-def keep_bench(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
+def keep_bench(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
     """Store benchmark rows measured here, beside earlier ones."""
     put(connection, models.BenchRow, [{**columns(models.BenchRow, row), "source": "local"} for row in rows])
 
@@ -131,6 +109,13 @@ class Rows:
     def tables(self) -> Iterator[tuple[type[SQLModel], list[dict[str, Any]]]]:
         """Tables with their rows, parents before children."""
         yield models.PaperRow, [self._paper(entry) for entry in self.entries]
+        yield (
+            models.EntryRow,
+            [
+                {"paper_id": i, "json_text": entry.model_dump_json(by_alias=True, exclude_defaults=True)}
+                for i, entry in self._numbered()
+            ],
+        )
         yield models.MethodRow, [self._method(entry) for entry in self.entries]
         yield models.Author, [{"id": i, "name": name, "folded": fold(name)} for name, i in self.people.items()]
         yield (
@@ -166,6 +151,15 @@ class Rows:
         ):
             yield table, [{"paper_id": i, **dict(part)} for i, e in self._numbered() for part in getattr(e, name)]
         yield (
+            models.ParameterCount,
+            [
+                {"paper_id": i, "model": model, "trained": count}
+                for i, entry in self._numbered()
+                for model in (MODELS if entry.claims.parameters else ())
+                if (count := trained_at(entry, model)) is not None
+            ],
+        )
+        yield (
             models.ClaimRow,
             [
                 {"paper_id": i, "claim": claim, "expected": expected}
@@ -178,13 +172,12 @@ class Rows:
         return ((self.ids[entry.slug], entry) for entry in self.entries)
 
     def _paper(self, entry: Entry) -> dict[str, Any]:
-        plain = ("slug", "name", "title", "arxiv", "doi", "url", "code", "venue", "published", "year", "summary")
+        plain = ("slug", "name", "title", "arxiv", "doi", "url", "code", "venue", "published", "year")
         words = ("kind", "category", "subcategory", "status")
         return {
             "id": self.ids[entry.slug],
             **{name: getattr(entry, name) for name in plain},
             **{name: None if getattr(entry, name) is None else str(getattr(entry, name)) for name in words},
-            "entry": entry.model_dump_json(by_alias=True, exclude_defaults=True),
         }
 
     def _method(self, entry: Entry) -> dict[str, Any]:

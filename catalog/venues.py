@@ -24,9 +24,7 @@ _SHORT_NAMES: tuple[tuple[str, str], ...] = (
     (r"(?<!chapter of the )association for computational linguistics", "ACL"),
     (r"transactions on machine learning research", "TMLR"),
 )
-_JOURNAL = re.compile(
-    r"\bjournal\b|\btransactions\b|^AI Open\b|^TACL\b|^TMLR\b|^Frontiers of\b|^APL\b", re.IGNORECASE
-)
+_JOURNAL = re.compile(r"\bjournal\b|\btransactions\b|^AI Open\b|^TACL\b|^TMLR\b|^Frontiers of\b|^APL\b", re.IGNORECASE)
 _ACRONYM = re.compile(r"\b[A-Z][A-Za-z]*[A-Z][A-Za-z]*\b")
 _NO_PLACE = frozenset({"VOL", "NO", "AAAI-"})
 _VOLUME = re.compile(r"(?P<volume>\d+)\((?P<number>\d+)\)|vol\. (?P<vol>\d+)|[a-z] (?P<plain>\d+) \(\d{4}\)")

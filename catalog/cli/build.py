@@ -25,7 +25,7 @@ def build(ctx: typer.Context) -> None:
 
     path = database_path(database(ctx))
     engine = open_engine(path)
-    store.build(engine, path)
+    store.build(engine)
     engine.dispose()
     typer.echo(f"built {path}")
 

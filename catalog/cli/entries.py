@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from catalog.entry import ENTRIES_VARIABLE
+from catalog.locations import ENTRIES_VARIABLE
 
 Root = Annotated[
     Path | None,
@@ -84,8 +84,8 @@ def schema_command(
 
 
 def _require_known(slugs: list[str], root: Path | None) -> None:
-    from catalog.entry import entry_paths
     from catalog.errors import UnknownEntry
+    from catalog.locations import entry_paths
 
     known = {path.stem for path in entry_paths(root)}
     for slug in slugs:

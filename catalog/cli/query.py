@@ -62,7 +62,9 @@ def query(
     claim: Annotated[str | None, typer.Option(help="With --status: this claim, such as mergeable.")] = None,
     max_parameters: Annotated[str | None, typer.Option(help="Most trained parameters: 250000, 300k, 1.5M.")] = None,
     at: Annotated[str | None, typer.Option(help="With --max-parameters: at this model's size.")] = None,
-    sort: Annotated[str, typer.Option(help="name, published, slug or relevance.")] = "name",
+    sort: Annotated[
+        str | None, typer.Option(help="name, published, slug or relevance. Default: relevance for text, else name.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Not more than so many.")] = None,
     output: Format = "table",
     as_json: Json = False,
@@ -208,7 +210,7 @@ def table_or_json(headings: tuple[str, ...], rows: list[tuple[Any, ...]], as_jso
         return
     from rich.table import Table
 
-    from catalog.cli.terminal import cell
+    from catalog.terminal import cell
 
     shown = Table(box=None, pad_edge=False)
     for heading, value in zip(headings, rows[0] if rows else headings, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catalog.entry import entries_root, entry_paths, read_table, shipped_root, validate
+from catalog.entry import read_table, validate
 from catalog.errors import EntryError
 from catalog.lint import (
     claims,
@@ -24,6 +24,7 @@ from catalog.lint import (
     references,
 )
 from catalog.lint.core import Collection, EntryFile, Finding, Linter
+from catalog.locations import entries_root, entry_paths, shipped_root
 
 __all__ = ["LINTERS", "Collection", "EntryFile", "Finding", "Linter", "lint", "read"]
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from catalog.entry import Entry, implementation_folders
+from catalog.entry import Entry
 from catalog.lists_data import SourceList, load_lists
+from catalog.locations import implementation_folders
 
 
 @dataclass(frozen=True, order=True)

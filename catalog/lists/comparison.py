@@ -15,7 +15,7 @@ from catalog.lists.matching import Index, Match, folded, name_key
 from catalog.lists.paper import PaperLike
 from catalog.lists_data import Style
 
-_QUOTED = re.compile(r"'([^']{12,})'|\"([^\"]{12,})\"|(https?://\S+)")
+_QUOTED = re.compile(r"(?<!\w)'(.{12,}?)'(?!\w)|\"([^\"]{12,})\"|(https?://\S+)")
 _SCHEME = re.compile(r"^https?://(www\.)?")
 
 
@@ -77,10 +77,18 @@ def _repeated(known: Sequence[Known]) -> Iterator[Notice]:
 
 def _with_errata(found: list[Contradiction], known: Sequence[Known]) -> list[Contradiction]:
     """Add what the catalog has on record about a list's mistakes, as evidence where the mistake was found anyway."""
-    for paper in {pair.match.paper.slug: pair.match.paper for pair in known}.values():
-        items = [pair.item for pair in known if pair.match.paper is paper]
+    meant: dict[str, list[Item]] = defaultdict(list)
+    linked: dict[str, list[Item]] = defaultdict(list)
+    papers: dict[str, PaperLike] = {}
+    for pair in known:
+        others = [other for _, other in pair.match.linked]
+        papers |= {paper.slug: paper for paper in (pair.match.paper, *others)}
+        meant[pair.match.paper.slug].append(pair.item)
+        for other in others:
+            linked[other.slug].append(pair.item)
+    for slug, paper in papers.items():
         for erratum in paper.errata:
-            item = _where(erratum, items, paper)
+            item = _where(erratum, meant[slug], linked[slug], paper)
             if item is None:
                 continue
             again = next((n for n, each in enumerate(found) if _same(each, erratum, paper)), None)
@@ -96,16 +104,21 @@ def _on_record(item: Item, paper: PaperLike, erratum: Erratum) -> Contradiction:
     return Contradiction(item.line, paper.slug, Kind.KNOWN_ERRATUM, erratum.claim, erratum.fact, erratum.evidence)
 
 
-def _where(erratum: Erratum, items: Sequence[Item], paper: PaperLike) -> Item | None:
-    """The item an erratum speaks of: printed as the list had it when the mistake was recorded, and saying so still."""
+def _where(
+    erratum: Erratum, meant: Sequence[Item], linked: Sequence[Item], paper: PaperLike
+) -> Item | None:
+    """The item an erratum speaks of: printed as the list had it when the mistake was recorded, and saying so still.
+
+    An item that means another paper but links to this one counts when it has the very words of the claim.
+    """
     listings = [row for row in paper.listed_in if row.list_slug == erratum.list_slug]
-    printed = [item for item in items if any(_is_printed(item, row) for row in listings)]
+    printed = [item for item in meant if any(_is_printed(item, row) for row in listings)]
     quotes = ["".join(groups) for groups in _QUOTED.findall(erratum.claim)]
-    saying = [item for item in printed if any(_says(item, quote) for quote in quotes)]
+    saying = [item for item in (*printed, *linked) if any(_says(item, quote) for quote in quotes)]
     if saying or not printed:
         return saying[0] if saying else None
-    quoted_elsewhere = [quote for quote in quotes if quote.startswith("http")]
-    return None if quoted_elsewhere else max(printed, key=lambda item: _closeness(item, erratum))
+    has_address = any(quote.startswith("http") for quote in quotes)
+    return None if has_address else max(printed, key=lambda item: _closeness(item, erratum))
 
 
 def _is_printed(item: Item, listing: Listing) -> bool:
@@ -116,7 +129,7 @@ def _is_printed(item: Item, listing: Listing) -> bool:
     return (
         name_key(listing.printed_as).startswith(name_key(item.title))
         and (not address or any(link.url == address for link in item.links))
-        and any(here.startswith(there) for here in place for there in parts if there)
+        and all(any(here.startswith(there) or there.startswith(here) for here in place) for there in parts)
     )
 
 

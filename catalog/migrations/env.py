@@ -1,8 +1,9 @@
 """Run by alembic: migrates over the connection that catalog.database opened, inside its transaction."""
 
 from alembic import context
+from sqlmodel import SQLModel
 
-from catalog.models import SQLModel
+import catalog.models  # noqa: F401  fills the metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from catalog import taxonomy
-from catalog.entry import implementation_folders
 from catalog.errors import CatalogError
+from catalog.locations import implementation_folders
 from catalog.pages import chart, claims, data, finder, table, text, timeline
 from catalog.pages.data import SiteData
 from catalog.pages.downloads import write_downloads
@@ -226,8 +227,13 @@ def _entry_page(site: SiteData, paper: Paper, listed: Mapping[str, int]) -> Page
         paper.summary,
         values,
         hide=("navigation",),
-        boost=2,
+        boost=_search_boost(site, paper),
     )
+
+
+def _search_boost(site: SiteData, paper: Paper) -> float:
+    """What much builds on comes first among names that begin alike, as LoRA before LoRand."""
+    return round(2 + 2 * math.log2(1 + len(site.children(paper))), 1)
 
 
 def implementation_source(paper: Paper) -> Markup | None:

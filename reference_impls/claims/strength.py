@@ -23,8 +23,10 @@ def strength(trial: Trial) -> Measurement:
         return judge("strength", expected == "none" and refuses(adapter), expected=expected, measured="none")
     probes = changes(trial, model, adapter, batch)
     figures = [figures_of(probe, adapter) for probe in probes]
-    zero, antisymmetry, half, double = (max(column) for column in zip(*figures, strict=True))
-    if max(zero, antisymmetry, half, double) < EXACT:
+    zero, antisymmetry, half, double, effect = (max(column) for column in zip(*figures, strict=True))
+    if effect < EXACT:
+        measured = "ignored"
+    elif max(zero, antisymmetry, half, double) < EXACT:
         measured = "linear"
     elif max(zero, antisymmetry) < EXACT:
         measured = "antisymmetric"
@@ -50,8 +52,8 @@ def refuses(adapter: Adapter) -> bool:
     return False
 
 
-def figures_of(probe: Callable[[], Tensor], adapter: Adapter) -> tuple[float, float, float, float]:
-    """How far the change d(c) is from d(0) = 0, d(-1) = -d(1), d(1/2) = d(1)/2 and d(2) = 2 d(1)."""
+def figures_of(probe: Callable[[], Tensor], adapter: Adapter) -> tuple[float, ...]:
+    """How far the change d(c) is from d(0) = 0, d(-1) = -d(1), d(1/2) = d(1)/2, d(2) = 2 d(1) and from d(2) = d(1)."""
     d = {}
     for c in (-1.0, 0.0, 0.5, 1.0, 2.0):
         adapter.strength = c
@@ -60,7 +62,7 @@ def figures_of(probe: Callable[[], Tensor], adapter: Adapter) -> tuple[float, fl
     adapter.strength = 1.0
     size = float(d[1.0].norm())
     if size == 0.0:
-        return 0.0, 0.0, 0.0, 0.0
+        return (0.0,) * 5
 
     def relative(x: Tensor) -> float:
         return float(x.norm()) / size
@@ -70,6 +72,7 @@ def figures_of(probe: Callable[[], Tensor], adapter: Adapter) -> tuple[float, fl
         relative(d[-1.0] + d[1.0]),
         relative(d[0.5] - d[1.0] / 2),
         relative(d[2.0] - 2 * d[1.0]),
+        relative(d[2.0] - d[1.0]),
     )
 
 

@@ -6,9 +6,13 @@ Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen; ICLR 2022; arXiv 2106.09685, 
     x in R^{d_in},  W0 in R^{d_out x d_in} frozen,  A in R^{r x d_in},  B in R^{d_out x r},  r << min(d_in, d_out)
 
 Trained: A and B of every adapted matrix; the paper adapts W_q and W_v alone and leaves the feed-forward part frozen.
+The official code can train biases besides: those of the adapted layers, or all of the model.
 Start: B = 0, so that training departs from the pretrained function; A is random, since with both at zero neither would
 ever get a gradient. The paper draws A from a Gaussian; its code, followed here, from Kaiming's uniform distribution
 (a = sqrt 5): entries in +-1/sqrt(d_in).
+
+An embedding table E in R^{V x d} is adapted as in the official code, the factors in swapped roles: E + s (B A)^T with
+A in R^{r x V} zero at the start, since a batch sees few of its columns, and B in R^{d x r} Gaussian.
 
 Dividing by r keeps the size of the change about the same when r is varied, so that the learning rate need not follow.
 """
@@ -17,11 +21,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, DeltaLinear, find
+from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, FreeDelta, Wrapper, find
+
+Bias = Literal["none", "lora_only", "all"]
 
 
 class LoRALinear(DeltaLinear):
@@ -45,8 +52,29 @@ class LoRALinear(DeltaLinear):
         return self.scale * self.B @ self.A
 
 
+class LoRAEmbedding(Wrapper):
+    """E[i] + c s (A^T)[i] B^T: a look-up in a thin table, widened to d."""
+
+    base: nn.Embedding
+
+    def __init__(self, base: nn.Embedding, rank: int, alpha: float) -> None:
+        super().__init__(base)
+        self.rank = rank
+        self.scale = alpha / rank
+        self.A = nn.Parameter(base.weight.new_zeros(rank, base.num_embeddings))
+        self.B = nn.Parameter(base.weight.new_empty(base.embedding_dim, rank))
+        nn.init.normal_(self.B)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        thin = F.embedding(tokens, self.A.T)  # (..., r)
+        return self.base(tokens) + self.strength * self.scale * F.linear(thin, self.B)
+
+    def merged(self) -> dict[str, Tensor]:
+        return {"weight": self.base.weight + self.strength * self.scale * (self.B @ self.A).T}
+
+
 class LoRA(Adapter):
-    """Low-rank adaptation of chosen linear layers."""
+    """Low-rank adaptation of chosen linear layers and embeddings."""
 
     mergeable = True
     family = "low-rank"
@@ -58,10 +86,48 @@ def attach(
     rank: int = 8,
     alpha: float = 16,
     dropout: float = 0.0,
+    bias: Bias = "none",
     targets: Sequence[str] = ("q", "v"),
 ) -> Adapter:
-    """Adapt every linear layer whose name is in ``targets``; ``alpha`` is the numerator of the scale."""
+    """Adapt every linear layer and embedding whose name is in ``targets``; ``alpha`` is the numerator of the scale.
+
+    ``bias`` trains no bias vector, those of the adapted layers ("lora_only") or every one of the model ("all").
+    """
+    check(rank, alpha, dropout)
+    layers = find(model, targets)
+    for path, layer in layers.items():
+        if not isinstance(layer, nn.Linear | nn.Embedding):
+            raise AdapterError(f"{path} is a {type(layer).__name__}; LoRA adapts linear layers and embeddings")
+    biases = bias_names(model, list(layers), bias)
     adapter = LoRA(model)
-    for path, base in find(model, targets).items():
-        adapter.replace(path, LoRALinear(base, rank, alpha, dropout))
+    for name in biases:
+        adapter.reparameterize(name, FreeDelta(model.get_parameter(name)))
+    for path, layer in layers.items():
+        if isinstance(layer, nn.Embedding):
+            adapter.replace(path, LoRAEmbedding(layer, rank, alpha))
+        else:
+            adapter.replace(path, LoRALinear(layer, rank, alpha, dropout))
     return adapter
+
+
+def check(rank: int, alpha: float, dropout: float) -> None:
+    """AdapterError for a rank, numerator of the scale or dropout that makes no sense."""
+    if rank < 1:
+        raise AdapterError(f"rank is {rank}; it must be at least 1")
+    if alpha <= 0:
+        raise AdapterError(f"alpha is {alpha}; it must be positive, and rank (here {rank}) leaves the scale at 1")
+    if not 0 <= dropout < 1:
+        raise AdapterError(f"dropout is {dropout}; it must be at least 0 and below 1")
+
+
+def bias_names(model: nn.Module, layers: Sequence[str], bias: Bias) -> list[str]:
+    """Names of the bias vectors that are trained beside the factors."""
+    present = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"]
+    chosen = {
+        "none": [],
+        "lora_only": [name for name in present if name.rpartition(".")[0] in set(layers)],
+        "all": present,
+    }
+    if bias not in chosen:
+        raise AdapterError(f"bias is {bias!r}; allowed: {', '.join(chosen)}")
+    return chosen[bias]

@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 import catalog.entry
-from catalog.entry import Entry, entries_root, entry_paths, load_entries, load_entry, validate
+from catalog.entry import Entry, load_entries, load_entry, validate
 from catalog.errors import CatalogError, EntryError, Problem
+from catalog.locations import ENTRIES_VARIABLE, entries_root, entry_paths
 from catalog.taxonomy import Backbone, Category, Fidelity, Kind, Modality, Status, Strength, Subcategory, Word
 
 GOOD = {
@@ -185,7 +186,7 @@ def test_a_file_that_is_not_there_is_an_error_for_people(tmp_path):
 
 def test_the_root_can_be_given_or_set(tmp_path, monkeypatch):
     assert entries_root().name == "entries"
-    monkeypatch.setenv(catalog.entry.ENTRIES_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(ENTRIES_VARIABLE, str(tmp_path))
     assert entries_root() == tmp_path
     assert entries_root(tmp_path / "other") == tmp_path / "other"
     assert load_entries() == []

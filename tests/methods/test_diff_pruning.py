@@ -100,6 +100,19 @@ def test_closed_gates_block_the_change_and_cut_gates_block_alpha(
     assert bool((site.gate.alpha.grad != 0).all()) == alpha_learns
 
 
+@pytest.mark.parametrize("alpha", [5.0, 0.5, 0.0])
+def test_the_group_gate_multiplies_every_change_of_its_tensor(alpha: float) -> None:
+    base = torch.randn(3, 4, dtype=torch.float64)
+    site = GatedDelta(base, 0.7, -1.5, 1.5, structured=True)
+    assert site.group is not None
+    with torch.no_grad():
+        site.w.normal_()
+        site.group.alpha.fill_(alpha)
+    expected = gate(alpha)() * gate(0.7)() * site.w
+    assert torch.allclose(site.delta_weight(base), expected, rtol=1e-12)
+    assert bool(site.support(base).any()) == (alpha > 0)
+
+
 # The start, the loss, what is trained.
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import catalog
-from catalog.entry import entries_root
+from catalog.locations import entries_root
 from catalog.pages import build, render
 from catalog.pages.data import SiteData, read
 

@@ -1,0 +1,1 @@
+"""Revisions, applied by alembic in the order of their numbers."""

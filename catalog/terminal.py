@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
+
+_UNUSUAL = re.compile(r"[^\n -~]")
 
 
 def clean(text: str) -> str:
     """The text without control and formatting characters (escape sequences, direction overrides); newlines stay."""
-    return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "�" for c in text)
+    return _UNUSUAL.sub(lambda sign: sign[0] if harmless(sign[0]) else "�", text)
+
+
+def escaped(document: str) -> str:
+    """A JSON document in which those characters are written as escapes, so that it means what it meant."""
+    return _UNUSUAL.sub(lambda sign: sign[0] if harmless(sign[0]) else json.dumps(sign[0])[1:-1], document)
+
+
+def harmless(sign: str) -> bool:
+    """Whether a terminal only shows it."""
+    return unicodedata.category(sign) not in ("Cc", "Cf", "Cs")
 
 
 def cell(value: object) -> str:

@@ -1,0 +1,272 @@
+"""LoRA: what the paper and its code say about it, checked."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from reference_impls.adapter import AdapterError
+from reference_impls.backbones import Size, build, pretrained
+from reference_impls.claims import Expected, Trial, measure
+from reference_impls.registry import load
+from reference_impls.reparameterized.lora import LoRAEmbedding, LoRALinear, attach
+
+from .parity import (
+    GPT2_MEDIUM,
+    GPT3,
+    ROBERTA_BASE,
+    SHAPES,
+    assert_same,
+    copy_to,
+    in_peft,
+    linear,
+    randomize,
+    same,
+    twin,
+)
+
+
+def site(d_in: int = 12, d_out: int = 8, rank: int = 4, alpha: float = 6, dropout: float = 0.0) -> LoRALinear:
+    layer = LoRALinear(linear(d_in, d_out).requires_grad_(False), rank, alpha, dropout)
+    randomize([layer.B])
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "rank", "count"),
+    [
+        ("encoder", ROBERTA_BASE, 8, 294_912),
+        ("decoder", GPT3, 1, 4_718_592),
+        ("decoder", GPT3, 8, 37_748_736),
+        ("decoder", GPT2_MEDIUM, 4, 393_216),
+    ],
+)
+def test_counts_of_the_paper(kind: str, size: Size, rank: int, count: int) -> None:
+    assert attach(build(kind, size, device="meta"), rank=rank).count() == count
+
+
+def test_start_is_the_base_model_exactly() -> None:
+    model = pretrained("decoder").double()
+    batch = model.batch(0)
+    before = model(batch)
+    attach(model)
+    assert torch.equal(model(batch), before)
+
+
+def test_a_starts_uniform_within_the_inverse_root_of_the_inputs_and_b_at_zero() -> None:
+    layer = LoRALinear(nn.Linear(400, 50), 64, 16, 0.0)
+    assert not layer.B.any()
+    assert layer.A.abs().max() <= 1 / 20
+    assert layer.A.std().item() == pytest.approx(1 / 20 / math.sqrt(3), rel=0.02)
+    assert abs(layer.A.mean().item()) < 1e-3
+
+
+def test_at_the_start_b_alone_gets_a_gradient() -> None:
+    layer = LoRALinear(linear(12, 8), 4, 8, 0.0)
+    layer(torch.randn(5, 12, dtype=torch.float64)).square().sum().backward()
+    assert layer.A.grad is not None
+    assert not layer.A.grad.any()
+    assert layer.B.grad is not None
+    assert layer.B.grad.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rank_of_the_change_is_r(shape: tuple[int, int]) -> None:
+    values = torch.linalg.svdvals(site(*shape, rank=3).delta_weight())
+    assert values[2] > 1e-3
+    assert values[3] < 1e-12
+
+
+def test_full_rank_reaches_every_change() -> None:
+    layer = site(8, 8, rank=8, alpha=8)
+    wanted = torch.randn(8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        layer.B.copy_(wanted @ torch.linalg.inv(layer.A))
+    assert torch.allclose(layer.delta_weight(), wanted, rtol=0, atol=1e-10)
+
+
+def test_alpha_doubled_doubles_the_change_and_rank_divides_it() -> None:
+    one, two = site(alpha=6), site(alpha=12)
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(two.delta_weight(), 2 * one.delta_weight())
+    assert one.scale == 6 / 4
+
+
+def test_dropout_acts_on_the_input_of_the_branch_alone() -> None:
+    layer = site(dropout=0.5)
+    x = torch.randn(4, 12, dtype=torch.float64)
+    torch.manual_seed(5)
+    trained = layer(x)
+    torch.manual_seed(5)
+    expected = layer.base(x) + layer.scale * F.dropout(x, 0.5) @ layer.A.T @ layer.B.T
+    assert torch.allclose(trained, expected, rtol=0, atol=1e-13)
+    assert torch.allclose(layer.eval()(x), F.linear(x, layer.merged()["weight"], layer.base.bias), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("bias", "extra"), [("none", 0), ("lora_only", 3 * 2 * 32), ("all", 3 * (4 * 32 + 64 + 64 + 32) + 32)]
+)
+def test_bias_option_trains_biases_of_adapted_layers_or_all(bias: str, extra: int) -> None:
+    adapter = attach(pretrained("decoder"), rank=4, bias=bias)  # type: ignore[arg-type]
+    assert adapter.count() == 3 * 2 * 4 * 64 + extra
+
+
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_bias_option_trains_what_loralib_marks(bias: str) -> None:
+    loralib = pytest.importorskip("loralib")
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.other = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    theirs = Two()
+    theirs.q = loralib.Linear(6, 6, r=2)
+    loralib.mark_only_lora_as_trainable(theirs, bias=bias)
+    marked = {name for name, p in theirs.named_parameters() if p.requires_grad and name.endswith("bias")}
+    adapter = attach(Two(), rank=2, targets=["q"], bias=bias)  # type: ignore[arg-type]
+    assert {name for name in adapter.sites() if name.endswith("bias")} == marked
+
+
+def test_trained_biases_merge_and_detach() -> None:
+    model = pretrained("decoder").double()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    adapter = attach(model, bias="all")
+    randomize(adapter.parameters(), 0.1)
+    batch = model.batch(0)
+    adapted = model(batch)
+    adapter.merge()
+    assert list(model.state_dict()) == list(before)
+    assert torch.allclose(model(batch), adapted, rtol=0, atol=1e-11)
+    name = "stack.blocks.0.attention.q.bias"
+    assert not torch.equal(model.get_parameter(name), before[name])
+    adapter.detach()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("claim", ["identity-at-init", "detachable", "mergeable", "strength", "saves", "two-faces"])
+def test_claims_hold_for_an_embedding_too(claim: str) -> None:
+    expected = Expected(True, True, True, "linear", {"targets": ["embed", "q"], "rank": 4})
+    result = measure(claim, Trial(load("lora"), "decoder", expected))
+    assert result.status == "verified", result
+
+
+def test_embedding_starts_with_a_at_zero_and_b_gaussian() -> None:
+    layer = LoRAEmbedding(nn.Embedding(30, 400), 8, 16)
+    assert not layer.A.any()
+    assert layer.B.std().item() == pytest.approx(1.0, rel=0.05)
+    assert layer.rank == 8
+
+
+@pytest.mark.parametrize(("words", "width"), [(12, 12), (20, 6), (6, 20)])
+def test_embedding_equals_loralib_and_peft(words: int, width: int) -> None:
+    loralib = pytest.importorskip("loralib")
+    base = nn.Embedding(words, width).double()
+    ours = LoRAEmbedding(base, 4, 6)
+    randomize([ours.A, ours.B])
+    theirs = loralib.Embedding(words, width, r=4, lora_alpha=6, merge_weights=False).double()
+    library = in_peft("LoraConfig", base, r=4, lora_alpha=6)
+    for other, A, B in (
+        (theirs, theirs.lora_A, theirs.lora_B),
+        (library, library.lora_embedding_A["default"], library.lora_embedding_B["default"]),
+    ):
+        copy_to(A, ours.A)
+        copy_to(B, ours.B)
+        if other is theirs:
+            copy_to(theirs.weight, base.weight)
+        tokens = torch.randint(words, (3, 5))
+        assert torch.allclose(ours(tokens), other(tokens), rtol=0, atol=1e-12)
+        mine = torch.autograd.grad(ours(tokens).square().sum(), [ours.A, ours.B])
+        assert all(
+            torch.allclose(a, b, rtol=0, atol=1e-10)
+            for a, b in zip(mine, torch.autograd.grad(other(tokens).square().sum(), [A, B]), strict=True)
+        )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linear_equals_loralib(shape: tuple[int, int]) -> None:
+    loralib = pytest.importorskip("loralib")
+    ours = site(*shape)
+    theirs = loralib.Linear(*shape, r=4, lora_alpha=6).double()
+    for mine, other in ((ours.A, theirs.lora_A), (ours.B, theirs.lora_B)):
+        copy_to(other, mine)
+    copy_to(theirs.weight, ours.base.weight)
+    copy_to(theirs.bias, ours.base.bias)
+    assert_same(ours, theirs, [(ours.A, theirs.lora_A, same), (ours.B, theirs.lora_B, same)], shape[0])
+    theirs.eval()
+    assert torch.allclose(ours.merged()["weight"], theirs.weight, rtol=0, atol=1e-13)
+
+
+def test_fused_projection_of_loralib_is_one_pair_a_slice() -> None:
+    loralib = pytest.importorskip("loralib")
+    q, v = site(10, 10), site(10, 10)
+    k = linear(10, 10)
+    fused = loralib.MergedLinear(10, 30, r=4, lora_alpha=6, enable_lora=[True, False, True]).double()
+    copy_to(fused.weight, torch.cat([q.base.weight, k.weight, v.base.weight]))
+    copy_to(fused.bias, torch.cat([q.base.bias, k.bias, v.base.bias]))
+    copy_to(fused.lora_A, torch.cat([q.A, v.A]))
+    copy_to(fused.lora_B, torch.cat([q.B, v.B]))
+    x = torch.randn(2, 3, 10, dtype=torch.float64)
+    assert torch.allclose(torch.cat([q(x), k(x), v(x)], -1), fused(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linear_equals_peft(shape: tuple[int, int]) -> None:
+    ours = site(*shape)
+    theirs = in_peft("LoraConfig", ours.base, r=4, lora_alpha=6)
+    A, B = theirs.lora_A["default"].weight, theirs.lora_B["default"].weight
+    copy_to(A, ours.A)
+    copy_to(B, ours.B)
+    assert_same(ours, theirs, [(ours.A, A, same), (ours.B, B, same)], shape[0])
+    assert torch.allclose(theirs.get_delta_weight("default"), ours.delta_weight(), rtol=0, atol=1e-13)
+
+
+def test_loralib_takes_a_merge_out_up_to_rounding_and_this_bit_for_bit() -> None:
+    loralib = pytest.importorskip("loralib")
+    theirs = loralib.Linear(64, 64, r=4)
+    randomize([theirs.lora_B])
+    kept = theirs.weight.detach().clone()
+    theirs.eval()
+    theirs.train()
+    assert not torch.equal(theirs.weight, kept)
+    assert torch.allclose(theirs.weight, kept, atol=1e-6)
+    model = pretrained("decoder")
+    adapter = attach(model)
+    randomize(adapter.parameters())
+    name = "stack.blocks.0.attention.q.base.weight"
+    kept = model.get_parameter(name).clone()
+    adapter.merge()
+    adapter.unmerge()
+    assert torch.equal(model.get_parameter(name), kept)
+
+
+def test_a_copied_model_keeps_its_own_factors() -> None:
+    model = pretrained("decoder")
+    adapter = attach(model)
+    other = twin(model)
+    batch = model.batch(0)
+    before = other(batch)
+    randomize(adapter.parameters())
+    assert torch.equal(other(batch), before)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"rank": 0}, "rank is 0; it must be at least 1"),
+        ({"alpha": 0}, "alpha is 0; it must be positive"),
+        ({"dropout": 1.0}, "below 1"),
+        ({"bias": "some"}, "allowed: none, lora_only, all"),
+        ({"targets": ["norm1"]}, "is a LayerNorm; LoRA adapts linear layers and embeddings"),
+        ({"targets": ["query"]}, "no module named query"),
+    ],
+)
+def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, object], message: str) -> None:
+    model = pretrained("decoder")
+    with pytest.raises(AdapterError, match=message):
+        attach(model, **keywords)  # type: ignore[arg-type]
+    assert all(p.requires_grad for p in model.parameters())
