@@ -395,3 +395,24 @@ def find(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
             f"no module named {' or '.join(sorted(wanted))} in {type(model).__name__}; it has: {', '.join(last)}"
         )
     return found
+
+
+def find_linear(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Linear]:
+    """Path -> linear layer for every module whose last name is one of ``names``; AdapterError for another module."""
+    found = find(model, names)
+    for path, module in found.items():
+        if not isinstance(module, nn.Linear):
+            raise AdapterError(f"{path} is a {type(module).__name__}; this method adapts linear layers")
+    return found
+
+
+def check_rank(rank: int) -> None:
+    """AdapterError for a rank that is none."""
+    if rank < 1:
+        raise AdapterError(f"rank is {rank}; it must be at least 1")
+
+
+def check_dropout(dropout: float) -> None:
+    """AdapterError for a probability of dropping that is none, or that drops all."""
+    if not 0 <= dropout < 1:
+        raise AdapterError(f"dropout is {dropout}; it must be at least 0 and below 1")

@@ -65,9 +65,16 @@ def info(
     typer.echo(f"{claims['verified']} claims verified, {claims['contradicted']} contradicted")
     typer.echo(f"database: {path}")
     typer.echo("\ntry next:")
-    for example in (
-        "peft-catalog query --category reparameterized --strength linear --mergeable",
-        "peft-catalog show lora",
-        "peft-catalog verify lora",
-    ):
-        typer.echo(f"  {example}")
+    for example in ("query --category reparameterized --strength linear --mergeable", "show lora", "verify lora"):
+        typer.echo(f"  {program()} {example}")
+
+
+def program() -> str:
+    """What to type to run this program: its name, or its path where the name alone is not found."""
+    import os
+    import shutil
+    import sys
+
+    name = "peft-catalog"
+    called = sys.argv[0]
+    return name if shutil.which(name) or not os.path.isfile(called) else os.path.relpath(called)

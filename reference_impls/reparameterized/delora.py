@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, find
+from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, check_dropout, check_rank, find_linear
 
 Norm = Literal["columns", "matrix"]
 
@@ -105,18 +105,13 @@ def attach(
     targets: Sequence[str] = ("q", "v"),
 ) -> Adapter:
     """Adapt every linear layer whose name is in ``targets``; ``lambda_start`` is lambda's first value."""
-    if rank < 1:
-        raise AdapterError(f"rank is {rank}; it must be at least 1")
+    check_rank(rank)
     if lambda_start == 0:
         raise AdapterError("lambda_start is 0: lambda multiplies the whole change, so A and B would get no gradient")
-    if not 0 <= dropout < 1:
-        raise AdapterError(f"dropout is {dropout}; it must be at least 0 and below 1")
+    check_dropout(dropout)
     if norm not in ("columns", "matrix"):
         raise AdapterError(f"norm is {norm!r}; allowed: columns, matrix")
-    layers = find(model, targets)
-    for path, layer in layers.items():
-        if not isinstance(layer, nn.Linear):
-            raise AdapterError(f"{path} is a {type(layer).__name__}; DeLoRA adapts linear layers")
+    layers = find_linear(model, targets)
     adapter = DeLoRA(model)
     adapter.lambda_rate = lambda_rate
     for path, base in layers.items():

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, AdapterError, Wrapper, find
+from reference_impls.adapter import Adapter, AdapterError, Wrapper, find_linear
 from reference_impls.reparameterized.lora import LoRALinear, check
 
 
@@ -131,10 +131,7 @@ def attach(
     both = sorted(set(targets) & set(magnitude_only))
     if both or not (targets or magnitude_only):
         raise AdapterError(f"a layer is in targets or in magnitude_only: {', '.join(both) or 'nothing'} is in both")
-    full, scaled = (find(model, names) if names else {} for names in (targets, magnitude_only))
-    for path, layer in {**full, **scaled}.items():
-        if not isinstance(layer, nn.Linear):
-            raise AdapterError(f"{path} is a {type(layer).__name__}; DoRA adapts linear layers")
+    full, scaled = (find_linear(model, names) if names else {} for names in (targets, magnitude_only))
     sites: dict[str, Wrapper] = {path: DoRALinear(base, rank, alpha, dropout, simple) for path, base in full.items()}
     sites |= {path: MagnitudeLinear(base) for path, base in scaled.items()}
     adapter = DoRA(model)

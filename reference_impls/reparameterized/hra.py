@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference_impls.adapter import Adapter, AdapterError, Wrapper, find
+from reference_impls.adapter import Adapter, AdapterError, Wrapper, find_linear
 
 
 class ReflectedLinear(Wrapper):
@@ -109,7 +109,7 @@ def attach(
     targets: Sequence[str] = ("q", "k", "v", "o", "up", "down"),
 ) -> Adapter:
     """Reflect the input of every linear layer whose name is in ``targets``; ``penalty`` is lambda."""
-    layers = find(model, targets)
+    layers = find_linear(model, targets)
     if rank < 1 or (rank % 2 and not orthogonal):
         raise AdapterError(
             f"rank is {rank}; it must be positive, and even, since reflections cancel in pairs at the start"
@@ -118,8 +118,6 @@ def attach(
     if penalty < 0:
         raise AdapterError(f"penalty is {penalty}; it must not be negative")
     for path, layer in layers.items():
-        if not isinstance(layer, nn.Linear):
-            raise AdapterError(f"{path} is a {type(layer).__name__}; HRA adapts linear layers")
         if orthogonal and rank > layer.in_features:
             raise AdapterError(f"rank is {rank}; {path} has room for {layer.in_features} orthogonal normals")
     adapter = HRA(model)

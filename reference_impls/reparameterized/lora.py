@@ -26,7 +26,16 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, FreeDelta, Wrapper, find
+from reference_impls.adapter import (
+    Adapter,
+    AdapterError,
+    DeltaLinear,
+    FreeDelta,
+    Wrapper,
+    check_dropout,
+    check_rank,
+    find,
+)
 
 Bias = Literal["none", "lora_only", "all"]
 
@@ -112,12 +121,10 @@ def attach(
 
 def check(rank: int, alpha: float, dropout: float) -> None:
     """AdapterError for a rank, numerator of the scale or dropout that makes no sense."""
-    if rank < 1:
-        raise AdapterError(f"rank is {rank}; it must be at least 1")
+    check_rank(rank)
     if alpha <= 0:
         raise AdapterError(f"alpha is {alpha}; it must be positive, and rank (here {rank}) leaves the scale at 1")
-    if not 0 <= dropout < 1:
-        raise AdapterError(f"dropout is {dropout}; it must be at least 0 and below 1")
+    check_dropout(dropout)
 
 
 def bias_names(model: nn.Module, layers: Sequence[str], bias: Bias) -> list[str]:

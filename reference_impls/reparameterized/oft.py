@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, AdapterError, Wrapper, find
+from reference_impls.adapter import Adapter, AdapterError, Wrapper, find_linear
 
 
 def skew(entries: Tensor, size: int) -> Tensor:
@@ -110,10 +110,8 @@ def attach(
     """Rotate the input of every linear layer whose name is in ``targets``, in ``blocks`` diagonal blocks."""
     if coft and eps <= 0:
         raise AdapterError(f"eps is {eps}; COFT needs a positive radius")
-    layers = find(model, targets)
+    layers = find_linear(model, targets)
     for path, layer in layers.items():
-        if not isinstance(layer, nn.Linear):
-            raise AdapterError(f"{path} is a {type(layer).__name__}; OFT adapts linear layers")
         if blocks < 1 or layer.in_features % blocks or layer.in_features == blocks:
             sizes = [n for n in range(1, layer.in_features) if layer.in_features % n == 0]
             raise AdapterError(

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from reference_impls.adapter import Adapter, AdapterError, Wrapper, find
+from reference_impls.adapter import Adapter, AdapterError, Wrapper, find_linear
 
 SHAPES = {1: (1, 1), 2: (1, 2), 4: (2, 2)}
 """Variant -> angles of its own for cosine and sine (1: none), and for the two rows of a block (1: none)."""
@@ -94,10 +94,8 @@ def attach(
     """Turn the output of every linear layer whose name is in ``targets``; ``variant`` is 1, 2 or 4."""
     if variant not in SHAPES:
         raise AdapterError(f"variant is {variant}; allowed: {', '.join(map(str, SHAPES))}")
-    layers = find(model, targets)
+    layers = find_linear(model, targets)
     for path, layer in layers.items():
-        if not isinstance(layer, nn.Linear):
-            raise AdapterError(f"{path} is a {type(layer).__name__}; RoAd adapts linear layers")
         if layer.out_features % 2:
             raise AdapterError(f"{path} has {layer.out_features} outputs; RoAd turns pairs, so it takes an even number")
     adapter = RoAd(model)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, find
+from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, check_dropout, check_rank, find_linear
 
 
 class Projections(nn.Module):
@@ -86,18 +86,13 @@ def attach(
     targets: Sequence[str] = ("q", "v"),
 ) -> Adapter:
     """Adapt every linear layer whose name is in ``targets``; ``seed`` draws the random pair."""
-    if rank < 1:
-        raise AdapterError(f"rank is {rank}; it must be at least 1")
+    check_rank(rank)
     if d_initial == 0:
         raise AdapterError(
             "d_initial is 0, as b is at the start: neither would ever get a gradient; the paper takes 0.1"
         )
-    if not 0 <= dropout < 1:
-        raise AdapterError(f"dropout is {dropout}; it must be at least 0 and below 1")
-    layers = find(model, targets)
-    for path, layer in layers.items():
-        if not isinstance(layer, nn.Linear):
-            raise AdapterError(f"{path} is a {type(layer).__name__}; VeRA adapts linear layers")
+    check_dropout(dropout)
+    layers = find_linear(model, targets)
     adapter = VeRA(model)
     widest_in = max(layer.in_features for layer in layers.values())
     widest_out = max(layer.out_features for layer in layers.values())

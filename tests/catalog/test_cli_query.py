@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,41 +16,15 @@ import typer
 from markdown_it import MarkdownIt
 
 import catalog
-from catalog.cli import AREAS, area_of, main, make_app
+from catalog.cli import AREAS, area_of, make_app
 from catalog.entry import Entry
 from catalog.query import Catalog
+from tests.catalog.conftest import Ask
 from tests.catalog.rows import evidence_row
 
 ASKED = ("query", "--category", "reparameterized", "--strength", "linear", "--mergeable")
 HOSTILE = r"Bad \u001b[2J\u001b]0;owned\u0007 \u202edesrever\u202c \u009b31m | `x` <b>\r\nline [red]two[/red] =1+1"
 STEERING = ("\x1b", "\x07", "\u202e", "\u202c", "\x9b", "\r")
-
-
-@dataclass
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-Ask = Callable[..., Answer]
-
-
-@pytest.fixture
-def ask(database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ask:
-    """Runs the program in this process, as its script would."""
-    monkeypatch.setenv("PEFT_CATALOG_DB", str(database))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["peft-catalog", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Answer(int(stop.value.code or 0), out, err)
-
-    return run
 
 
 def program(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:

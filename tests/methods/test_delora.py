@@ -228,7 +228,7 @@ def test_shared_memory_of_the_official_copies_leaves_nothing_to_learn() -> None:
         ({"lambda_start": 0.0}, "A and B would get no gradient"),
         ({"norm": "rows"}, "allowed: columns, matrix"),
         ({"dropout": 2.0}, "below 1"),
-        ({"targets": ["norm1"]}, "is a LayerNorm; DeLoRA adapts linear layers"),
+        ({"targets": ["norm1"]}, "is a LayerNorm; this method adapts linear layers"),
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:

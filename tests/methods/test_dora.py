@@ -231,7 +231,7 @@ def test_a_row_of_zeros_is_refused() -> None:
         ({"rank": 0}, "rank is 0"),
         ({"targets": ["q"], "magnitude_only": ["q"]}, "q is in both"),
         ({"targets": []}, "nothing is in both"),
-        ({"targets": ["norm1"]}, "is a LayerNorm; DoRA adapts linear layers"),
+        ({"targets": ["norm1"]}, "is a LayerNorm; this method adapts linear layers"),
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:

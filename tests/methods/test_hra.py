@@ -252,7 +252,7 @@ def test_a_zero_column_has_no_direction() -> None:
         ({"rank": 0, "orthogonal": True}, "rank is 0"),
         ({"rank": 33, "orthogonal": True}, "has room for 32 orthogonal normals"),
         ({"penalty": -1.0}, "must not be negative"),
-        ({"targets": ["norm1"]}, "is a LayerNorm; HRA adapts linear layers"),
+        ({"targets": ["norm1"]}, "is a LayerNorm; this method adapts linear layers"),
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:

@@ -36,12 +36,16 @@ def test_a_merge_that_writes_nothing_is_caught(slug: str, kind: str, monkeypatch
 
 
 @pytest.mark.parametrize(("slug", "kind"), MERGEABLE)
-def test_a_merge_that_leaves_the_adapter_in_place_is_caught(
-    slug: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Adapter, "_lift", lambda self: None)
-    monkeypatch.setattr(_Place, "folded", lambda self: {})
-    assert contradicted(slug, kind, "mergeable", "detachable") == ["mergeable", "detachable"]
+def test_a_merge_that_does_nothing_is_caught(slug: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Adapter, "merge", lambda self: setattr(self, "_kept", []))
+    monkeypatch.setattr(Adapter, "unmerge", lambda self: setattr(self, "_kept", None))
+    assert contradicted(slug, kind, "mergeable") == ["mergeable"]
+
+
+@pytest.mark.parametrize(("slug", "kind"), ALL)
+def test_a_detach_that_does_nothing_is_caught(slug: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Adapter, "detach", lambda self: None)
+    assert contradicted(slug, kind, "detachable") == ["detachable"]
 
 
 @pytest.mark.parametrize(("slug", "kind"), MERGEABLE)

@@ -269,7 +269,7 @@ def test_merging_back_and_forth_leaves_no_trace() -> None:
         ({"blocks": 32}, "blocks is 32"),
         ({"blocks": 0}, "blocks is 0"),
         ({"coft": True, "eps": 0.0}, "COFT needs a positive radius"),
-        ({"targets": ["norm1"]}, "is a LayerNorm; OFT adapts linear layers"),
+        ({"targets": ["norm1"]}, "is a LayerNorm; this method adapts linear layers"),
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:

@@ -223,7 +223,7 @@ def test_larger_groups_of_peft_pair_other_outputs() -> None:
     ("keywords", "message"),
     [
         ({"variant": 3}, "variant is 3; allowed: 1, 2, 4"),
-        ({"targets": ["norm1"]}, "is a LayerNorm; RoAd adapts linear layers"),
+        ({"targets": ["norm1"]}, "is a LayerNorm; this method adapts linear layers"),
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:

@@ -204,7 +204,7 @@ def test_a_seed_draws_the_pair_that_peft_draws(seed: int) -> None:
         ({"rank": 0}, "rank is 0"),
         ({"d_initial": 0.0}, "neither would ever get a gradient"),
         ({"dropout": -0.1}, "at least 0 and below 1"),
-        ({"targets": ["norm1"]}, "is a LayerNorm; VeRA adapts linear layers"),
+        ({"targets": ["norm1"]}, "is a LayerNorm; this method adapts linear layers"),
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:
