@@ -24,11 +24,12 @@ class Style(StrEnum):
 
 
 class ListItem(Part):
-    """One item of a list: its place, its title and its link as printed."""
+    """One item of a list: its place, its title and its links as printed."""
 
     section: Text
     title: Text
     link: Text | None = None
+    code: Text | None = Field(default=None, description="Where the list says the code is.")
     commented: StrictBool = Field(default=False, description="Present only in a comment of the list's source.")
 
 

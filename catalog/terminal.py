@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _UNUSUAL = re.compile(r"[^\n -~]")
 
@@ -33,3 +38,10 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return escape(clean(str(value)))
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or wide enough for a file."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)

@@ -89,16 +89,17 @@ def cost(slug: str, kind: str, hyperparameters: dict[str, Any], device: torch.de
         works["step"] = subject.step
     times = interleaved(works, device)
     share, _ = gap_closed(trial, seed=seed)
+    trained = subject.adapter.count()
     return Cost(
-        trained=subject.adapter.count(),
-        share=subject.adapter.count() / sum(p.numel() for p in frozen.parameters()),
+        trained=trained,
+        share=trained / sum(p.numel() for p in frozen.parameters()),
         attach_s=subject.attach_s,
         forward_ratio=times["forward"] / times["frozen"],
         step_ratio=times["step"] / times["frozen"] if trains else None,
         forward_vs_lora=times["forward"] / times["lora forward"],
         step_vs_lora=times["step"] / times["lora step"] if trains else None,
         peak_bytes=peak_bytes(subject.step, device) if trains else None,
-        saved_bytes=saved_bytes(subject.adapter),
+        saved_bytes=saved_bytes(subject),
         gap_closed=share,
     )
 
@@ -215,7 +216,8 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def saved_bytes(adapter: Adapter) -> int:
-    """Size of the learned part on disk."""
+def saved_bytes(subject: Subject) -> int:
+    """Size of the learned part on disk, after training: some methods keep less than they train."""
+    subject.adapter.fit([subject.batch] * 2)
     with tempfile.TemporaryDirectory() as folder:
-        return adapter.save(Path(folder) / "learned.safetensors")
+        return subject.adapter.save(Path(folder) / "learned.safetensors")

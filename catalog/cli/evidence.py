@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from catalog.terminal import console
+
 if TYPE_CHECKING:
     from catalog.entry import Entry
 
@@ -162,11 +164,10 @@ MARKS = {"verified": "[green]✓[/]", "contradicted": "[red]✗[/]", "untestable
 
 def print_claims(rows: list[dict[str, Any]], contradicted: list[dict[str, Any]], *, one: bool) -> None:
     """A line a claim for one method, a line a method for many; every contradiction in full."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    screen = console()
     table = Table(box=None, pad_edge=False)
     if one:
         for heading in ("claim", "backbone", "", "expected", "measured"):
@@ -181,54 +182,61 @@ def print_claims(rows: list[dict[str, Any]], contradicted: list[dict[str, Any]],
         for place in dict.fromkeys((row["slug"], row["backbone"]) for row in rows):
             states = [row["status"] for row in rows if (row["slug"], row["backbone"]) == place]
             table.add_row(*place, *(str(states.count(state)) for state in MARKS))
-    console.print(table)
+    screen.print(table)
     for row in contradicted:
         words = f"{row['slug']} on {row['backbone']}, {row['claim']}: expected {row['expected']}, "
-        console.print(escape(f"contradicted: {words}measured {row['measured']}; {row['detail']}"), style="red")
+        screen.print(escape(f"contradicted: {words}measured {row['measured']}; {row['detail']}"), style="red")
     verified = sum(row["status"] == "verified" for row in rows)
-    console.print(f"{verified} claims verified, {len(contradicted)} contradicted")
+    screen.print(f"{verified} claims verified, {len(contradicted)} contradicted")
+
+
+WIDE = 110
+"""Columns of a terminal in which the whole table of costs fits; a narrower one gets the figures that matter most."""
+
+COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "trained": lambda row: f"{row['trained']:,}",
+    "share": lambda row: f"{100 * row['share']:.2f} %",
+    "attach ms": lambda row: f"{1000 * row['attach_s']:.1f}",
+    "forward": lambda row: ratio(row["forward_ratio"]),
+    "step": lambda row: ratio(row["step_ratio"]),
+    "forward /LoRA": lambda row: ratio(row["forward_vs_lora"]),
+    "step /LoRA": lambda row: ratio(row["step_vs_lora"]),
+    "peak MB": lambda row: "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.1f}",
+    "saved kB": lambda row: f"{row['saved_bytes'] / 1e3:.1f}",
+    "gap closed": lambda row: f"{100 * row['gap_closed']:.0f} %",
+}
+"""Column -> what stands in it."""
+LESS_IMPORTANT = ("attach ms", "forward", "forward /LoRA")
+
+
+def ratio(value: float | None) -> str:
+    """A ratio, or a dash where there is none."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def print_costs(rows: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
     """The table of what methods cost."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
-    device = rows[0]["device_name"] if rows else ""
+    screen = console()
     if rows and rows[0]["device"] == "cpu":
-        console.print("no GPU in use: times and peak memory are the CPU's", style="dim")
-    table = Table(box=None, pad_edge=False, title=f"times as ratios, on {device}", title_justify="left")
-    headings = (
-        "method", "backbone", "trained", "share", "attach ms", "forward", "step", "forward/LoRA", "step/LoRA",
-        "peak MB", "saved kB", "gap closed",
-    )  # fmt: skip
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("method", "backbone") else "right")
+        screen.print("no GPU in use: times and peak memory are the CPU's", style="dim")
+    device = rows[0]["device_name"] if rows else ""
+    shown = [name for name in COSTS if screen.width >= WIDE or name not in LESS_IMPORTANT]
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"forward and step: frozen model's forward = 1, on {device}",
+        title_justify="left",
+    )
+    for heading in ("method", "backbone"):
+        table.add_column(heading, no_wrap=True)
+    for heading in shown:
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         if row["status"] == "ok":
-            table.add_row(*cost_cells(row))
-    console.print(table)
+            table.add_row(row["slug"], row["backbone"], *(COSTS[name](row) for name in shown))
+    screen.print(table)
     for row in failed:
-        console.print(escape(f"failed: {row['slug']}: {row['error']}"), style="red")
-
-
-def cost_cells(row: dict[str, Any]) -> list[str]:
-    """The cells of one method; a dash where a figure does not exist."""
-
-    def ratio(name: str) -> str:
-        return "–" if row[name] is None else f"{row[name]:.2f}"
-
-    peak = row["peak_bytes"]
-    return [
-        row["slug"],
-        row["backbone"],
-        f"{row['trained']:,}",
-        f"{100 * row['share']:.2f} %",
-        f"{1000 * row['attach_s']:.1f}",
-        *(ratio(name) for name in ("forward_ratio", "step_ratio", "forward_vs_lora", "step_vs_lora")),
-        "–" if peak is None else f"{peak / 1e6:.1f}",
-        f"{row['saved_bytes'] / 1e3:.1f}",
-        f"{100 * row['gap_closed']:.0f} %",
-    ]
+        screen.print(escape(f"failed: {row['slug']}: {row['error']}"), style="red")

@@ -9,6 +9,7 @@ import typer
 
 from catalog.cli.evidence import database
 from catalog.errors import UsageError
+from catalog.terminal import console
 
 if TYPE_CHECKING:
     from catalog.query import Paper
@@ -218,12 +219,3 @@ def table_or_json(headings: tuple[str, ...], rows: list[tuple[Any, ...]], as_jso
     for row in rows:
         shown.add_row(*map(cell, row))
     console().print(shown)
-
-
-def console() -> Any:
-    """Where tables go: as wide as the terminal, or wide enough for a file."""
-    import sys
-
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=160)

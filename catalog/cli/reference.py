@@ -20,7 +20,7 @@ def cli_reference() -> str:
 def sections(command: Any, parent: Any, name: str) -> list[str]:
     """A command's section and those of its own commands."""
     context = command.make_context(
-        name, [], parent=parent, resilient_parsing=True, terminal_width=100, max_content_width=100
+        name, [], parent=parent, resilient_parsing=True, terminal_width=80, max_content_width=80
     )
     level = "##" if parent is None else "###"
     found = [f"{level} `{context.command_path}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"]

@@ -14,6 +14,7 @@ from catalog.lint import (
     claims,
     dates,
     equations,
+    evidence,
     identity,
     implementations,
     lineage,
@@ -39,6 +40,7 @@ LINTERS: tuple[Linter, ...] = (
     identity.alias_unique,
     lineage.builds_on_known,
     lineage.builds_on_acyclic,
+    lineage.builds_on_earlier,
     lineage.superseded_by_known,
     dates.date_exists,
     dates.date_plausible,
@@ -52,8 +54,14 @@ LINTERS: tuple[Linter, ...] = (
     prose.no_html,
     prose.american_spelling,
     prose.own_words,
+    prose.about_the_paper,
     references.list_known,
     references.listing_is_item,
+    references.item_has_entry,
+    evidence.reconstruction_is_explained,
+    evidence.deviation_names_version,
+    evidence.deviation_test_well_formed,
+    implementations.implemented_is_described,
     implementations.no_implementation_is_true,
     implementations.implementation_has_entry,
     claims.formula_readable,
@@ -68,7 +76,7 @@ def lint(root: Path | str | None = None) -> list[Finding]:
     """All findings in a folder of entries, sorted by file and key; files that break the schema come with its faults."""
     files, faults = read(root)
     shipped = entries_root(root).resolve() == shipped_root().resolve()
-    collection = Collection.of(files) if shipped else Collection.of(files).without_implementations()
+    collection = Collection.shipped(files) if shipped else Collection.foreign(files)
     found = [finding for linter in LINTERS for finding in linter(collection)]
     return sorted({*faults, *found}, key=lambda finding: (finding.file, finding.key, finding.rule))
 

@@ -53,7 +53,8 @@ def reported_count_follows(collection: Collection) -> Iterator[Finding]:
             try:
                 computed = evaluate(claims.parameters, variables)
             except CatalogError as error:
-                yield file.finding("reported-count-follows", key, error.message, claims.parameters, error.allowed)
+                allowed = error.allowed or f"a formula with a value at {count.at}"
+                yield file.finding("reported-count-follows", key, error.message, claims.parameters, allowed)
                 continue
             if computed != count.trained:
                 message = f"differs from the formula {claims.parameters!r}"

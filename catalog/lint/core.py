@@ -62,15 +62,18 @@ class Collection:
     files: tuple[EntryFile, ...]
     lists: tuple[SourceList, ...] = ()
     implementations: tuple[Path, ...] = ()
+    complete: bool = False
+    """Whether the entries are to account for the lists, as the shipped ones are."""
 
     @classmethod
-    def of(cls, files: Iterable[EntryFile]) -> Collection:
-        """The entries with the lists and implementations shipped with the program."""
-        return cls(tuple(files), load_lists(), implementation_folders())
+    def shipped(cls, files: Iterable[EntryFile]) -> Collection:
+        """The entries that come with the program: its implementations are theirs, and they account for its lists."""
+        return cls(tuple(files), load_lists(), implementation_folders(), complete=True)
 
-    def without_implementations(self) -> Collection:
-        """The same entries, where the implementations shipped with the program are not theirs."""
-        return Collection(self.files, self.lists)
+    @classmethod
+    def foreign(cls, files: Iterable[EntryFile]) -> Collection:
+        """Entries of another folder, which may speak of the lists shipped with the program."""
+        return cls(tuple(files), load_lists())
 
     @cached_property
     def slugs(self) -> dict[str, EntryFile]:

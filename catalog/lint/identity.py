@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from catalog.entry import Entry
 from catalog.lint.core import Collection, EntryFile, Finding
+from catalog.words import fold
 
 
 def normalized_title(title: str) -> str:
@@ -42,10 +43,10 @@ def alias_unique(collection: Collection) -> Iterator[Finding]:
     owners: dict[str, set[str]] = defaultdict(set)
     for file in collection.files:
         for word in (file.entry.slug, file.entry.name, *file.entry.aliases):
-            owners[word.casefold()].add(file.entry.slug)
+            owners[fold(word)].add(file.entry.slug)
     for file in collection.files:
         for alias in file.entry.aliases:
-            others = owners[alias.casefold()] - {file.entry.slug}
+            others = owners[fold(alias)] - {file.entry.slug}
             if others:
                 message = f"also leads to {', '.join(sorted(others))}"
                 yield file.finding("alias-unique", "aliases", message, alias, "a word that no other entry answers to")
@@ -56,7 +57,7 @@ def alias_unique(collection: Collection) -> Iterator[Finding]:
 
 def name_unique(collection: Collection) -> Iterator[Finding]:
     """A name belongs to one entry."""
-    yield from _unique(collection, "name", lambda entry: entry.name.casefold())
+    yield from _unique(collection, "name", lambda entry: fold(entry.name))
 
 
 def _unique(

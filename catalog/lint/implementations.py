@@ -24,6 +24,22 @@ def no_implementation_is_true(collection: Collection) -> Iterator[Finding]:
             yield file.finding("no-implementation-is-true", "no_implementation", message, reason, kinds)
 
 
+def implemented_is_described(collection: Collection) -> Iterator[Finding]:
+    """An entry with an implementation says what that rests on, how it is undone and what it is shown on."""
+    for file in collection.files:
+        entry = file.entry
+        if collection.implementation(entry) is None:
+            continue
+        blanks = {
+            "fidelity": entry.fidelity is None,
+            "reversibility": entry.reversibility is None,
+            "claims.backbones": not entry.claim_backbones,
+        }
+        for key in (key for key, blank in blanks.items() if blank):
+            message = "is missing beside an implementation"
+            yield file.finding("implemented-is-described", key, message, "nothing", "see peft-catalog schema")
+
+
 def implementation_has_entry(collection: Collection) -> Iterator[Finding]:
     """Every implementation belongs to an entry of the same name and category."""
     bound = {collection.implementation(file.entry) for file in collection.files}

@@ -30,13 +30,29 @@ def builds_on_acyclic(collection: Collection) -> Iterator[Finding]:
         yield file.finding("builds-on-acyclic", "builds_on", message, " -> ".join(loop), "earlier work only")
 
 
+def builds_on_earlier(collection: Collection) -> Iterator[Finding]:
+    """What an entry builds on was public before it, give or take a month."""
+    for file in collection.files:
+        for slug in file.entry.builds_on:
+            base = collection.slugs.get(slug)
+            if base and _month(base.entry.published, 1) - _month(file.entry.published, 12) > 1:
+                message = f"is later ({base.entry.published}) than the entry ({file.entry.published})"
+                yield file.finding("builds-on-earlier", "builds_on", message, slug, "earlier work only")
+
+
+def _month(published: str, unknown: int) -> int:
+    """The months up to a date; `unknown` stands for the month of a date that is only a year."""
+    return 12 * int(published[:4]) + int(published[5:7] or unknown)
+
+
 def superseded_by_known(collection: Collection) -> Iterator[Finding]:
     """A superseded entry names its successor, and only a superseded entry does."""
     for file in collection.files:
         successor, status = file.entry.superseded_by, file.entry.status
         if (successor is None) == (status is Status.SUPERSEDED):
-            message = "is given exactly when the status is superseded"
-            yield file.finding("superseded-by-known", "superseded_by", message, successor or "nothing")
+            message = f"does not go with the status {status}"
+            allowed = "a slug when the status is superseded, and only then"
+            yield file.finding("superseded-by-known", "superseded_by", message, successor or "nothing", allowed)
         if successor is not None and successor not in collection.slugs:
             message = "names no entry"
             yield file.finding("superseded-by-known", "superseded_by", message, successor, _near(successor, collection))

@@ -13,6 +13,10 @@ _TAG = re.compile(
     re.I,
 )
 _ENTITY = re.compile(r"&(amp|lt|gt|quot|nbsp|#\d+|#x[0-9a-f]+);", re.I)
+_WORKSHOP = re.compile(
+    r"\b((could not|cannot) be read|not re-read|(was|were) not read|not opened|left empty|this entry|chosen by us)\b",
+    re.I,
+)
 _FIRST_PERSON = re.compile(r"\b(in this (paper|work)|we (propose|present|introduce|show|demonstrate|find))\b", re.I)
 
 _STEMS = (
@@ -25,9 +29,9 @@ BRITISH = {
     re.compile(r"\b(?:behaviou|neighbou|favou|colou|honou|humou)r\w*", re.I): "-or",
     re.compile(r"\b(?:un|re|mis)?(?:label|model|cancel|signal|travel|dial)l(?:ed|ing)\b", re.I): "-led, -ling",
     re.compile(r"\b(?:re|un)?cent(?:re[sd]?|ring)\b", re.I): "center",
-    re.compile(r"\b(?:analys(?:e|ed|ing)|artefacts?|grey|licence|learnt|whilst|programme|defence|judgement)\b", re.I): (
-        "analyze, artifact, gray, license, learned, while, program, defense, judgment"
-    ),
+    re.compile(
+        r"\b(?:analys(?:e|ed|ing)|(?:artefact|licence|programme|defence|judgement)s?|grey\w*|learnt|whilst)\b", re.I
+    ): ("analyze, artifact, gray, license, learned, while, program, defense, judgment"),
 }
 _CODE = re.compile(r"https?://\S+|\S*(?:[/_]|\.\w)\S*|'[^']*'")
 """Addresses, identifiers and quoted words keep their spelling."""
@@ -62,6 +66,15 @@ def own_words(collection: Collection) -> Iterator[Finding]:
                 yield file.finding("own-words", key, message, match.group(0), "our words on the paper")
 
 
+def about_the_paper(collection: Collection) -> Iterator[Finding]:
+    """Our words speak of the paper and the method, not of how the entry came to be written."""
+    for file, key, text in _prose(collection):
+        match = _WORKSHOP.search(text)
+        if match:
+            message = "speaks of the making of the entry"
+            yield file.finding("about-the-paper", key, message, match.group(0), "what is known, or 'not confirmed'")
+
+
 def _prose(collection: Collection) -> Iterator[tuple[EntryFile, str, str]]:
     for file in collection.files:
         for key, text in _texts(file.entry):
@@ -82,8 +95,14 @@ def _texts(entry: Entry) -> Iterator[tuple[str, str | None]]:
         for key in ("unmergeable", "strength_knob", "note"):
             yield f"reversibility.{key}", getattr(reversibility, key)
     yield "claims.note", entry.claims.note
+    for index, untestable in enumerate(entry.claims.untestable):
+        yield f"claims.untestable[{index}].why", untestable.why
     yield "fidelity.note", entry.fidelity.note if entry.fidelity else None
     for index, deviation in enumerate(entry.deviations):
         yield f"deviations[{index}].what", deviation.what
+        yield f"deviations[{index}].evidence", deviation.evidence
+    for index, doubt in enumerate(entry.sources.unverified):
+        yield f"sources.unverified[{index}]", doubt
     for index, erratum in enumerate(entry.errata):
         yield f"errata[{index}].fact", erratum.fact
+        yield f"errata[{index}].evidence", erratum.evidence

@@ -44,6 +44,7 @@ class Block:
     strong: tuple[str, ...]
     emphasized: tuple[str, ...]
     strong_first: bool
+    closed: tuple[int, ...]  # the line on which each link and image ends
 
     @property
     def flat(self) -> str:
@@ -103,6 +104,7 @@ def _block(token: Token, level: int, ordered: list[bool], first: bool) -> Block:
         strong=tuple(reading.runs["strong"]),
         emphasized=tuple(reading.runs["em"]),
         strong_first=reading.strong_first,
+        closed=tuple(reading.closed),
     )
 
 
@@ -116,12 +118,15 @@ class _Inline:
         self.images: list[str] = []
         self.runs: dict[str, list[str]] = {"strong": [], "em": []}
         self.strong_first = False
+        self.closed: list[int] = []
         self._open: dict[str, list[int]] = {"strong": [], "em": []}
         self._link: tuple[str, int, int, bool] | None = None
 
     def take(self, token: Token) -> None:
         """Read one token."""
         kind, _, edge = token.type.rpartition("_")
+        if token.type in ("link_close", "image") and token.markup != "autolink":
+            self.closed.append(self.line)
         if kind in self.runs and edge == "open":
             self.strong_first = self.strong_first or (kind == "strong" and not "".join(self.text).strip())
             self._open[kind].append(len(self.text))

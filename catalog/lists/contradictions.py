@@ -17,6 +17,7 @@ class Kind(StrEnum):
     """What sort of mistake a list makes."""
 
     ARXIV_ID = "wrong arXiv id"
+    DOI = "wrong DOI"
     OTHER_PAPER = "link to another paper"
     CUT_TITLE = "title cut off"
     TITLE = "other title"
@@ -26,8 +27,9 @@ class Kind(StrEnum):
     NO_ADDRESS = "link without address"
     DEAD_LINK = "dead link"
     SECONDARY_LINK = "not the primary source"
-    NOT_CODE = "code link that is not code"
-    KNOWN_ERRATUM = "known mistake of this list"
+    CODE = "not the paper's code"
+    PLACE = "filed in the wrong place"
+    STATEMENT = "wrong statement"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Contradiction:
 
 def contradictions(item: Item, match: Match, index: Index) -> Iterator[Contradiction]:
     """Every contradiction between an item and the paper it means."""
-    checks: tuple[Check, ...] = (_links_elsewhere, _arxiv_ids, _links, _title, _venue_and_year, _authors)
+    checks: tuple[Check, ...] = (_links_elsewhere, _ids, _links, _title, _venue_and_year, _authors)
     for check in checks:
         yield from check(item, match, index)
 
@@ -66,12 +68,15 @@ def _links_elsewhere(item: Item, match: Match, index: Index) -> Iterator[Contrad
         yield Contradiction(link.line, match.paper.slug, Kind.OTHER_PAPER, link.url, fact)
 
 
-def _arxiv_ids(item: Item, match: Match, index: Index) -> Iterator[Contradiction]:
-    for link in item.links:
-        found = addresses.arxiv_id(link.url) if link.role is Role.PAPER else None
-        if found and found != match.paper.arxiv and not index.by_arxiv(found):
-            where = source_address(match) if match.paper.arxiv else f"not on arXiv: {source_address(match)}"
-            yield Contradiction(link.line, match.paper.slug, Kind.ARXIV_ID, found, f"{match.paper.name} is {where}")
+def _ids(item: Item, match: Match, index: Index) -> Iterator[Contradiction]:
+    paper = match.paper
+    for link in (link for link in item.links if link.role is Role.PAPER):
+        arxiv, doi = addresses.arxiv_id(link.url), addresses.doi(link.url)
+        if arxiv and arxiv != paper.arxiv and not index.by_arxiv(arxiv):
+            where = source_address(match) if paper.arxiv else f"not on arXiv: {source_address(match)}"
+            yield Contradiction(link.line, paper.slug, Kind.ARXIV_ID, arxiv, f"{paper.name} is {where}")
+        if not arxiv and doi and paper.doi and doi != paper.doi.lower() and not index.by_doi(doi):
+            yield Contradiction(link.line, paper.slug, Kind.DOI, doi, f"{paper.name} is doi {paper.doi}")
 
 
 def _links(item: Item, match: Match, index: Index) -> Iterator[Contradiction]:
@@ -85,9 +90,17 @@ def _links(item: Item, match: Match, index: Index) -> Iterator[Contradiction]:
             yield Contradiction(link.line, slug, Kind.DEAD_LINK, link.url, fact)
         elif link.role is Role.PAPER and addresses.is_on(link.url, addresses.SECONDARY):
             yield Contradiction(link.line, slug, Kind.SECONDARY_LINK, link.url, source_address(match))
-        elif link.role is Role.CODE and not addresses.is_code(link.url):
+        elif link.role is Role.CODE and not _is_code_of(link.url, code):
             fact = f"the code is {code}" if code else "no official code is known"
-            yield Contradiction(link.line, slug, Kind.NOT_CODE, link.url, fact)
+            yield Contradiction(link.line, slug, Kind.CODE, link.url, fact)
+
+
+def _is_code_of(url: str, code: str | None) -> bool:
+    """Whether an address can be that of the code: the repository, a folder of it, or any where none is known."""
+    if not code or not addresses.is_code(url):
+        return addresses.is_code(url)
+    one, other = addresses.canonical(url), addresses.canonical(code)
+    return one.startswith(other) or other.startswith(one)
 
 
 def _title(item: Item, match: Match, index: Index) -> Iterator[Contradiction]:

@@ -38,7 +38,12 @@ class Item:
     authors: tuple[str, ...] = ()
     commented: bool = False
     mention: bool = False  # a name in passing: no link, no year, nothing but the name
-    text: str = field(default="", repr=False)  # the lines of the item as they stand in the file
+    lines: tuple[tuple[int, str], ...] = field(default=(), repr=False)  # number and words of each of its lines
+
+    @property
+    def text(self) -> str:
+        """The item as it stands in the file."""
+        return "\n".join(words for _, words in self.lines)
 
 
 @dataclass(frozen=True)
@@ -56,3 +61,4 @@ class ReadList:
     style: Style
     items: tuple[Item, ...]
     notices: tuple[Notice, ...] = ()
+    lines: tuple[str, ...] = field(default=(), repr=False)

@@ -21,7 +21,7 @@ SAME_TITLE = 90.0
 # A title cut off is recognized by its beginning when so many letters of it are left.
 CUT_OFF_LENGTH = 25
 
-How = Literal["title", "name", "arXiv id", "DOI", "address", "similar title", "beginning of the title", "short name"]
+Way = Literal["arXiv id", "DOI", "address", "title", "name", "similar title", "beginning of the title", "short name"]
 
 
 def folded(text: str) -> str:
@@ -37,10 +37,10 @@ def name_key(text: str) -> str:
 
 @dataclass(frozen=True)
 class Match:
-    """The paper an item means, how that was told, and papers its links lead to instead."""
+    """The paper an item means, all ways in which that was told, and papers its links lead to instead."""
 
     paper: PaperLike
-    how: How
+    ways: tuple[Way, ...]
     score: float = 100.0
     linked: tuple[tuple[Link, PaperLike], ...] = ()
 
@@ -58,6 +58,9 @@ class Index:
         self._addresses: dict[str, list[PaperLike]] = defaultdict(list)
         for paper in self.papers:
             self._add(paper)
+        # A repository that several papers share, such as that of a library, tells nothing.
+        for key, owners in self._repositories().items():
+            self._addresses[key] += owners if len(owners) == 1 else []
 
     def _add(self, paper: PaperLike) -> None:
         self._titles[plain(paper.title).casefold()].append(paper)
@@ -70,58 +73,65 @@ class Index:
             self._dois[paper.doi.lower()].append(paper)
         # A public list's own link says which paper it means only where it is not itself one of the errors listed.
         printed = (row.link for row in paper.listed_in if row.link and not addresses.arxiv_id(row.link))
-        for key in {addresses.canonical(url) for url in (paper.url, paper.code, *printed) if url}:
+        for key in {addresses.canonical(url) for url in (paper.url, *printed) if url}:
             self._addresses[key].append(paper)
+
+    def _repositories(self) -> dict[str, list[PaperLike]]:
+        owners: dict[str, list[PaperLike]] = defaultdict(list)
+        for paper in self.papers:
+            if paper.code:
+                owners[addresses.canonical(paper.code)].append(paper)
+        return owners
 
     def match(self, item: Item) -> Match | None:
         """The paper an item means, or None for one that the catalog does not have.
 
-        Title or name, printed in full, beat the link: lists paste wrong links more often than wrong titles. A link
-        beats a title that is only similar.
+        Title or name beat the link, for lists paste wrong links more often than wrong titles.
         """
         linked = self._linked(item)
-        called, how = self._called(item)
+        pointed = [paper for _, _, paper in linked]
+        called, way = self._called(item)
         if called:
-            best = next((paper for _, _, paper in linked if paper in called), called[0])
-            return self._matched(best, how, linked)
+            return self._matched(next((paper for paper in pointed if paper in called), called[0]), way, linked)
         similar, score = self._similar(item)
-        if linked:
-            pointed = [paper for _, _, paper in linked]
-            if similar and similar not in pointed:
-                return self._matched(similar, "similar title", linked, score)
-            best = similar or self._most_similar(item, pointed)
-            return self._matched(best, next(how for _, how, paper in linked if paper is best), linked)
         if similar:
-            return Match(similar, "similar title", score)
+            return self._matched(similar, "similar title", linked, score)
+        if pointed:
+            return self._matched(self._most_similar(item, pointed), None, linked)
         return self._partly_called(item)
 
     def by_arxiv(self, arxiv: str) -> list[PaperLike]:
         """Papers with this arXiv id."""
         return self._arxiv.get(arxiv.lower(), [])
 
-    def _matched(
-        self, paper: PaperLike, how: How, linked: list[tuple[Link, How, PaperLike]], score: float = 100.0
-    ) -> Match:
-        right = {link for link, _, other in linked if other is paper}
-        elsewhere = {link: other for link, _, other in linked if link not in right}
-        return Match(paper, how, score, tuple(elsewhere.items()))
+    def by_doi(self, doi: str) -> list[PaperLike]:
+        """Papers with this DOI."""
+        return self._dois.get(doi.lower(), [])
 
-    def _linked(self, item: Item) -> list[tuple[Link, How, PaperLike]]:
-        found: list[tuple[Link, How, PaperLike]] = []
+    def _matched(
+        self, paper: PaperLike, way: Way | None, linked: list[tuple[Link, Way, PaperLike]], score: float = 100.0
+    ) -> Match:
+        right = {link: told for link, told, other in linked if other is paper}
+        elsewhere = {link: other for link, _, other in linked if link not in right}
+        ways = dict.fromkeys([*right.values(), *([way] if way else [])])
+        return Match(paper, tuple(ways), score, tuple(elsewhere.items()))
+
+    def _linked(self, item: Item) -> list[tuple[Link, Way, PaperLike]]:
+        found: list[tuple[Link, Way, PaperLike]] = []
         for link in item.links:
             if link.role is not Role.PAPER or not link.url:
                 continue
             arxiv, doi = addresses.arxiv_id(link.url), addresses.doi(link.url)
-            candidates: tuple[tuple[How, list[PaperLike]], ...] = (
+            candidates: tuple[tuple[Way, list[PaperLike]], ...] = (
                 ("arXiv id", self.by_arxiv(arxiv) if arxiv else []),
-                ("DOI", self._dois.get(doi, []) if doi else []),
+                ("DOI", self.by_doi(doi) if doi else []),
                 ("address", self._addresses.get(addresses.canonical(link.url), [])),
             )
-            how, papers = next(((how, papers) for how, papers in candidates if papers), ("address", []))
-            found += [(link, how, paper) for paper in papers]
+            way, papers = next(((way, papers) for way, papers in candidates if papers), ("address", []))
+            found += [(link, way, paper) for paper in papers]
         return found
 
-    def _called(self, item: Item) -> tuple[list[PaperLike], How]:
+    def _called(self, item: Item) -> tuple[list[PaperLike], Way]:
         exact = self._titles.get(plain(item.title).casefold()) or self._folded.get(folded(item.title) or "\0")
         if exact:
             return exact, "title"
@@ -151,10 +161,10 @@ class Index:
         if len(key) >= CUT_OFF_LENGTH:
             longer = [papers[0] for title, papers in self._folded.items() if title.startswith(key)]
             if len(longer) == 1:
-                return Match(longer[0], "beginning of the title")
+                return Match(longer[0], ("beginning of the title",))
         named = self._names.get(name_key(item.title.split(":")[0]) or "\0", [])
         by_authors = [paper for paper in named if share_of_authors(item.authors, paper.authors) > 0.5]
-        return Match(by_authors[0], "short name") if by_authors else None
+        return Match(by_authors[0], ("short name",)) if by_authors else None
 
 
 def share_of_authors(printed: Iterable[str], known: Iterable[str]) -> float:

@@ -29,8 +29,8 @@ class _Draft:
         self.spans.append((block.line, block.end))
 
     def finished(self, lines: list[str]) -> Item:
-        text = "\n".join("\n".join(lines[start - 1 : end]) for start, end in self.spans)
-        return replace(self.item, text=text)
+        numbers = [number for start, end in self.spans for number in range(start, end + 1)]
+        return replace(self.item, lines=tuple((number, lines[number - 1]) for number in numbers))
 
 
 def _finish(drafts: list[_Draft], text: str) -> list[Item]:
@@ -132,7 +132,7 @@ def read_numbered(document: list[Block], text: str) -> list[Item]:
     for block in document:
         if block.level:
             sections.enter(block.level, block.text)
-        elif is_numbered_title(block):
+        elif is_numbered_title(block) or _is_broken_title(block, sections):
             drafts.append(_Draft(_numbered_item(block, sections.path), [(block.line, block.end)]))
         elif drafts and sections.path == drafts[-1].item.section:
             drafts[-1].item = _with_details(drafts[-1].item, block)
@@ -145,11 +145,26 @@ def is_numbered_title(block: Block) -> bool:
     return block.bullet and block.ordered and block.strong_first and bool(block.strong[0])
 
 
+def _is_broken_title(block: Block, sections: Sections) -> bool:
+    """Whether a numbered item begins here whose title is not printed bold as it should be."""
+    return block.bullet and block.ordered and block.depth == 1 and sections.holds_papers and not _is_anchor(block)
+
+
 def _numbered_item(block: Block, section: str) -> Item:
+    if not is_numbered_title(block):
+        return _with_details(Item(block.line, _bare_title(block), section), block)
     title, *rest = block.strong
     venue = rest[0].strip(". ") if rest else "" if "****" in block.text else None
     item = Item(block.line, title, section, (), venue, _year(venue))
     return _with_details(item, block)
+
+
+def _bare_title(block: Block) -> str:
+    """What stands before the venue, or the first sentence, of a title without its bold marks."""
+    words = block.flat.lstrip("* ")
+    for mark in (*block.strong[:1], "**", ". "):
+        words = words.split(mark)[0].rstrip(". ") or words
+    return words
 
 
 def _with_details(item: Item, block: Block) -> Item:
@@ -289,12 +304,17 @@ def _is_plain_heading(block: Block, following: Block | None) -> bool:
     return following.bullet or following.flat.endswith(":") or bool(_SLUG_LINE.match(following.flat))
 
 
+def is_bare_name(text: str) -> bool:
+    """Whether a text is a name alone, as a list of names has them."""
+    return bool(_BARE_NAME.match(text))
+
+
 def labelled_names(text: str) -> Iterator[tuple[str, list[str]]]:
     """Groups such as `Scaling methods: IA3, VeRA` in running text, where a group holds nothing but names."""
     _, *pieces = _LABEL.split(text)
     for label, listed in zip(pieces[::2], pieces[1::2], strict=False):
         names = [name.strip(" .") for name in listed.split(",")]
-        if len(names) > 1 and all(_BARE_NAME.match(name) for name in names):
+        if len(names) > 1 and all(map(is_bare_name, names)):
             yield label, names
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_NOT_PAPERS = frozenset({"content", "contents", "table of contents", "citation", "contributing", "license", "footnotes"})
+_NOT_PAPERS = frozenset(
+    {"content", "contents", "table of contents", "citation", "contributing", "license", "footnotes"}
+)
 _ANCHOR_NOISE = re.compile(r"^\W+|[\s:]+$")
 
 

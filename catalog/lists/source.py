@@ -13,11 +13,11 @@ from pathlib import Path
 from catalog.errors import CatalogError
 from catalog.lists.item import Notice
 
-MAX_BYTES = 5_000_000
-MAX_LINE = 50_000
+MAX_BYTES = 1_000_000
+MAX_LINE = 20_000
 
 _COMMENT = re.compile(r"^\s*\[//\]: # ?[(\"'](?P<text>.*)[)\"']\s*$")
-_HTML_COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
+_OPEN, _CLOSE = "<!--", "-->"
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 _BULLET = re.compile(r"^(\s*)[•◦▪‣]\s+")
 _PAGE_STARTS = "Instantly share code, notes, and snippets."
@@ -38,12 +38,12 @@ class Source:
 def load(path: Path) -> Source:
     """The file at `path`; a CatalogError says why it cannot be read as a list."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise _unreadable(path, f"{size:,} bytes are too many for a list", f"at most {MAX_BYTES:,} bytes")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # no more: what is named may be a device without an end
     except OSError as error:
         raise CatalogError(f"cannot read the list: {error.strerror or error}", where=str(path)) from error
+    if len(data) > MAX_BYTES:
+        raise _unreadable(path, "the file is too large for a list", f"at most {MAX_BYTES:,} bytes")
     return clean(decode(data, path), path)
 
 
@@ -70,8 +70,8 @@ def clean(text: str, path: Path | None = None) -> Source:
             raise _unreadable(path, "the line is too long for a list", f"at most {MAX_LINE:,} signs", line=number)
     body = [_BULLET.sub(r"\1- ", line) for line in _without_page(lines)]
     body, notices = _without_open_fence(body)
-    shown, hidden = _layers(body)
-    return Source(tuple(lines), shown, hidden, tuple(notices))
+    shown, hidden, open_comments = _layers(body)
+    return Source(tuple(lines), shown, hidden, (*notices, *open_comments))
 
 
 def _unreadable(
@@ -96,26 +96,59 @@ def _is_title(line: str) -> bool:
 
 
 def _without_open_fence(lines: list[str]) -> tuple[list[str], list[Notice]]:
-    """Blank a fence that opens a code block and is never closed: it would swallow the rest of the list."""
-    opened: tuple[int, str] | None = None
-    for number, line in enumerate(lines, 1):
-        match = _FENCE.match(line)
-        if not match:
+    """Blank every fence that opens a code block and is never closed: it would swallow the rest of the list."""
+    fences = [_fence(line) for line in lines]
+    longest = _longest_closing(fences)
+    body, notices = [*lines], []
+    opened: _Fence | None = None
+    for number, fence in enumerate(fences):
+        if fence is None:
             continue
-        marks, info = match[1], match[2]
-        if opened is None:
-            opened = None if marks[0] == "`" and "`" in info else (number, marks)
-        elif marks.startswith(opened[1]) and not info.strip():
-            opened = None
-    if opened is None:
-        return lines, []
-    rest = [*lines]
-    rest[opened[0] - 1] = ""
-    body, notices = _without_open_fence(rest)
-    return body, [Notice(opened[0], "the code block that begins here is never closed; read as text"), *notices]
+        if opened:
+            opened = None if fence.closes(opened) else opened
+        elif fence.opens and longest[number + 1].get(fence.sign, 0) >= fence.length:
+            opened = fence
+        elif fence.opens:
+            body[number] = ""
+            notices.append(Notice(number + 1, "the code block that begins here is never closed; read as text"))
+    return body, notices
 
 
-def _layers(lines: list[str]) -> tuple[str, str]:
+@dataclass(frozen=True)
+class _Fence:
+    """A line that opens or closes a code block."""
+
+    sign: str
+    length: int
+    info: str
+
+    @property
+    def opens(self) -> bool:
+        """Whether it may open a block: what follows backticks may hold none."""
+        return self.sign != "`" or "`" not in self.info
+
+    def closes(self, opened: _Fence) -> bool:
+        """Whether it ends the block that the other one began."""
+        return self.sign == opened.sign and self.length >= opened.length and not self.info
+
+
+def _fence(line: str) -> _Fence | None:
+    match = _FENCE.match(line)
+    return _Fence(match[1][0], len(match[1]), match[2].strip()) if match else None
+
+
+def _longest_closing(fences: list[_Fence | None]) -> list[dict[str, int]]:
+    """For every line, by sign, the longest fence from there on that can close a block."""
+    longest: list[dict[str, int]] = [{}]
+    for fence in reversed(fences):
+        after = longest[-1]
+        if fence and not fence.info and fence.length > after.get(fence.sign, 0):
+            after = after | {fence.sign: fence.length}
+        longest.append(after)
+    return longest[::-1]
+
+
+def _layers(lines: list[str]) -> tuple[str, str, list[Notice]]:
     """What is shown, and what is commented out as `[//]: # (...)` or `<!-- ... -->`, both with every line in place.
 
     Headings stand in both, so that what is commented out has its section too.
@@ -125,10 +158,27 @@ def _layers(lines: list[str]) -> tuple[str, str]:
         match = _COMMENT.match(line)
         shown.append("" if match else line)
         hidden.append(html.unescape(match["text"]) if match else line if line.startswith("#") else "")
-    text = "\n".join(shown)
-    for comment in _HTML_COMMENT.finditer(text):
-        first = text.count("\n", 0, comment.start())
-        for offset, line in enumerate(comment[1].split("\n")):
-            hidden[first + offset] = hidden[first + offset] or line.strip()
-    text = _HTML_COMMENT.sub(lambda match: "\n" * match[0].count("\n"), text)
-    return text, "\n".join(hidden)
+    text, comments, notices = _without_comments("\n".join(shown))
+    for first, comment in comments:
+        for number, line in enumerate(comment.split("\n"), first):
+            hidden[number - 1] = hidden[number - 1] or line.strip()
+    return text, "\n".join(hidden), notices
+
+
+def _without_comments(text: str) -> tuple[str, list[tuple[int, str]], list[Notice]]:
+    """Text without `<!-- ... -->`, the comments with their lines, and a notice where one is never closed."""
+    kept: list[str] = []
+    comments: list[tuple[int, str]] = []
+    position, line = 0, 1
+    while (start := text.find(_OPEN, position)) >= 0:
+        kept.append(text[position:start])
+        line += text.count("\n", position, start)
+        end = text.find(_CLOSE, start + len(_OPEN))
+        if end < 0:
+            notice = Notice(line, "the comment that begins here is never closed; read as text")
+            return "".join([*kept, text[start:]]), comments, [notice]
+        comments.append((line, text[start + len(_OPEN) : end]))
+        lines_inside = text.count("\n", start, end)
+        kept.append("\n" * lines_inside)
+        line, position = line + lines_inside, end + len(_CLOSE)
+    return "".join([*kept, text[position:]]), comments, []

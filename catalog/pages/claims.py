@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from catalog.pages.text import number, plain
 from catalog.taxonomy import Strength
 
 if TYPE_CHECKING:
+    from catalog.entry import ReportedCount
     from catalog.query import Paper
 
 
@@ -134,14 +135,20 @@ def claimed(paper: Paper) -> dict[str, str]:
     if claims.parameters:
         said["trained-parameters"] = claims.parameters
     if claims.counts:
-        said["reported-counts"] = "; ".join(f"{number(count.trained)} at {count.at}" for count in claims.counts)
+        said["reported-counts"] = _counts(claims.counts)
     if claims.identity_at_init is not None:
         said["identity-at-init"] = "yes" if claims.identity_at_init else "no"
-    if back:
+    if back and not paper.no_implementation:
         said["detachable"] = "yes" if back.detachable else "no"
         said["mergeable"] = "yes" if back.mergeable else "no"
         said["strength"] = str(back.strength)
     return said
+
+
+def _counts(counts: Sequence[ReportedCount]) -> str:
+    if len(counts) > 2:
+        return f"{len(counts)} counts, listed below"
+    return "; ".join(f"{number(count.trained)} at {count.at}" for count in counts)
 
 
 def rows(paper: Paper) -> list[Row]:

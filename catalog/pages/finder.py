@@ -145,6 +145,8 @@ def answer(data: SiteData, answers: Answers) -> Answer:
 
 
 def _questions(data: SiteData, answers: Answers) -> Iterator[Question]:
+    adapted = {str(word) for paper in data.methods for word in paper.modality} | {answers.model}
+
     def option(label: str, **change: str) -> Option:
         changed = replace(answers, **change)
         count = sum(map(changed.allow, data.methods))
@@ -168,7 +170,7 @@ def _questions(data: SiteData, answers: Answers) -> Iterator[Question]:
     yield Question(
         "Which kind of model?",
         "What the paper adapts; many methods carry over.",
-        (option("any", model=""), *(option(label, model=key) for key, label in MODELS.items())),
+        (option("any", model=""), *(option(label, model=key) for key, label in MODELS.items() if key in adapted)),
     )
 
 
@@ -206,7 +208,7 @@ def _cost(paper: Paper) -> Iterator[str]:
     counted, step = parameters(paper), step_ratio(paper)
     if counted:
         yield f"trains {number(counted.trained)} parameters at {counted.model}, {share(counted.share)}"
-    if step is not None:
+    if step is not None and paper.slug != "lora":
         yield f"a training step takes {ratio(step)} LoRA's time"
 
 

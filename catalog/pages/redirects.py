@@ -9,6 +9,7 @@ from markupsafe import escape
 
 from catalog.pages.data import SiteData
 from catalog.pages.text import plain, slugified
+from catalog.taxonomy import Status
 
 if TYPE_CHECKING:
     from catalog.query import Paper
@@ -29,7 +30,10 @@ _PAGE = """<!doctype html>
 
 
 def redirects(site: SiteData) -> dict[str, tuple[str, Paper]]:
-    """Address to the way to an entry; an alias that two entries share, or that is itself a slug, leads nowhere."""
+    """Address to the way to an entry; an alias that two entries share, or that is itself a slug, leads nowhere.
+
+    An arXiv id that several papers have leads to one that was not replaced.
+    """
     found: dict[str, tuple[str, Paper]] = {}
     shared: set[str] = set()
     for paper in site.papers:
@@ -41,7 +45,9 @@ def redirects(site: SiteData) -> dict[str, tuple[str, Paper]]:
                 shared.add(path)
             found[path] = (f"../{paper.slug}/", paper)
         if paper.arxiv:
-            found[f"arxiv/{paper.arxiv}"] = ("../" * (paper.arxiv.count("/") + 2) + f"methods/{paper.slug}/", paper)
+            path = f"arxiv/{paper.arxiv}"
+            if path not in found or found[path][1].status == Status.SUPERSEDED:
+                found[path] = ("../" * (paper.arxiv.count("/") + 2) + f"methods/{paper.slug}/", paper)
     return {path: target for path, target in found.items() if path not in shared}
 
 

@@ -14,7 +14,9 @@ from markupsafe import Markup, escape
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#+\-.!|&~^=:;\"'$@%/?]")
-_ADDRESS = re.compile(r"https?://[^\s<>\"'`]+|\barXiv[: ]\d{4}\.\d{4,5}\b", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"https?://[^\s<>\"'`]+|\barXiv[: ]\d{4}\.\d{4,5}\b|(?<![\w./@-])github\.com/[\w-]+/[\w.-]+", re.IGNORECASE
+)
 _TRAILING = ".,;:!?"
 
 
@@ -47,14 +49,20 @@ def address(url: object) -> str:
 
 
 def linked(text: object) -> Markup:
-    """Text whose web addresses and arXiv ids are links."""
+    """Text whose web addresses, arXiv ids and GitHub repositories are links."""
     line, pieces, end = plain(text), [], 0
     for match in _ADDRESS.finditer(line):
         found = _balanced(match[0])
-        target = found if found.lower().startswith("http") else f"https://arxiv.org/abs/{found[6:]}"
+        target = _target(found)
         pieces += [escape(line[end : match.start()]), _link(target, found)]
         end = match.start() + len(found)
     return Markup("").join([*pieces, escape(line[end:])])
+
+
+def _target(found: str) -> str:
+    if found.lower().startswith("arxiv"):
+        return f"https://arxiv.org/abs/{found[6:]}"
+    return found if "://" in found else f"https://{found}"
 
 
 def _link(target: str, label: str) -> Markup:
@@ -93,5 +101,5 @@ def ratio(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share in per cent with three significant digits, or a dash."""
-    return "–" if value is None else f"{value * 100:.3g} %"
+    """A share in per cent with three significant digits, or a dash; number and sign stay on one line."""
+    return "–" if value is None else f"{value * 100:.3g}\u00a0%"

@@ -151,6 +151,7 @@ def _environment(source: Path) -> Environment:
         "bytes": _bytes,
     }
     environment.filters.update(filters)
+    environment.tests["reversing"] = claims.reverses
     environment.globals.update(
         taxonomy=taxonomy, badges=claims.badges, reverses=claims.reverses, state_of=claims.state_of
     )
@@ -162,9 +163,9 @@ def _bytes(value: float | None) -> str:
         return "–"
     for unit in ("B", "kB", "MB"):
         if value < 1000:
-            return f"{value:.3g} {unit}"
+            return f"{value:.3g}\u00a0{unit}"
         value /= 1000
-    return f"{value:.3g} GB"
+    return f"{value:.3g}\u00a0GB"
 
 
 def pages(site: SiteData) -> Iterator[Page]:
@@ -310,6 +311,7 @@ def _list_pages(site: SiteData) -> Iterator[Page]:
             item.title,
             f"What the public list {item.title} contains, and what it says wrongly.",
             {"item": item, "listings": listings, "errata": errata},
+            hide=("navigation",),
         )
     yield Page(
         "lists/index.md",
@@ -317,6 +319,7 @@ def _list_pages(site: SiteData) -> Iterator[Page]:
         "Source lists",
         "The public lists the entries come from, with their errata.",
         {"summaries": summaries},
+        hide=("navigation", "toc"),
     )
     rows = [(row, paper) for paper in site.papers for row in paper.deviations]
     yield Page(

@@ -13,8 +13,8 @@ Merged, W_k and W_v have their rows scaled (biases too), W_2 its columns. The co
 one, 1 + c (l - 1): scaling l itself would silence the activation at c = 0 instead of giving back the base model.
 
 The paper's recipe T-Few trains the vectors with Adafactor, a linear warm-up over 6 % of the steps and a linear decay,
-and adds two losses over wrong answers (fit on :class:`Choices`). Before, it trains them on a mixture of tasks: one more
-``fit``.
+and adds two losses over wrong answers (fit on :class:`Choices`); what it predicts is the answer with the largest mean
+log-likelihood (``rank``). Before, it trains the vectors on a mixture of tasks: one more ``fit``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, AdapterError, Wrapper, find
+from reference_impls.adapter import Adapter, AdapterError, Wrapper, find_linear
 
 IGNORED = -100
 """Target of a position that does not count: padding behind an answer."""
@@ -111,13 +111,22 @@ class IA3(Adapter):
         """The task loss of a plain batch; T-Few's three losses of :class:`Choices`, for an encoder-decoder."""
         if not isinstance(batch, Choices):
             return super().loss(batch)
-        question = batch.question
-        answers = torch.cat([question.targets[:, None], batch.wrong], dim=1)  # (B, 1 + N, T)
+        return t_few_loss(*self._score(batch))
+
+    @torch.no_grad()
+    def rank(self, choices: Choices) -> Tensor:
+        """Which answer the model predicts, the one of largest beta, (B,): 0 is the right one."""
+        return mean_log_likelihood(*self._score(choices)).argmax(dim=1)
+
+    def _score(self, choices: Choices) -> tuple[Tensor, Tensor]:
+        """Logits (B, 1 + N, T, V) of all answers, and the answers (B, 1 + N, T), the right one first."""
+        question = choices.question
+        answers = torch.cat([question.targets[:, None], choices.wrong], dim=1)
         count = answers.shape[1]
         seen = None if question.visible is None else question.visible.repeat_interleave(count, dim=0)
         inputs = question.inputs.repeat_interleave(count, dim=0)
         logits = self.model(replace(question, inputs=inputs, targets=answers.flatten(0, 1), visible=seen))
-        return t_few_loss(logits.unflatten(0, (-1, count)), answers)
+        return logits.unflatten(0, (-1, count)), answers
 
 
 def attach(
@@ -130,7 +139,7 @@ def attach(
     both = sorted(set(attention) & set(feedforward))
     if both or not (attention or feedforward):
         raise AdapterError(f"a layer is scaled at its output or its input: {', '.join(both) or 'none'} named in both")
-    outputs, inputs = (find(model, names) if names else {} for names in (attention, feedforward))
+    outputs, inputs = (find_linear(model, names) if names else {} for names in (attention, feedforward))
     adapter = IA3(model)
     for path, base in outputs.items():
         adapter.replace(path, ScaledOutput(base))
@@ -167,7 +176,7 @@ def length_normalized(logits: Tensor, answers: Tensor) -> Tensor:
 
 
 def mean_log_likelihood(logits: Tensor, answers: Tensor) -> Tensor:
-    """beta = 1/T sum_t log p(y_t): (..., T, V) and (..., T) -> (...). The answer with the largest one is predicted.
+    """beta = 1/T sum_t log p(y_t): (..., T, V) and (..., T) -> (...).
 
     An answer without tokens has minus infinity: questions may have unequal numbers of wrong answers.
     """

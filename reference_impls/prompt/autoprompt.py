@@ -3,15 +3,16 @@ r"""AutoPrompt: Eliciting Knowledge from Language Models with Automatically Gene
 Shin, Razeghi, Logan IV, Wallace, Singh; EMNLP 2020; arXiv 2010.15980, section 2.
 
 A template puts T trigger tokens t_1 .. t_T, the same for every input, and one mask around the sentence. A frozen masked
-language model fills the mask, and the words of a class share its probability:
+language model fills the mask, and the words of a class add up their probabilities:
 
     p(y | x) = sum_{w in V_y} p([MASK] = w | x, t),           loss = -log p(y | x)                        (equation 1)
 
-Learned: the triggers, T integers in a buffer; no tensor is trained. Start: every trigger is the mask token.
+Learned: the triggers, T integers in a buffer; no tensor is trained. Start: every trigger is the mask token, or a prompt
+written by hand.
 
 Search (section 2.2), one step at a position j drawn at random, with e(w) in R^d the input embedding of w:
 
-    g_j = sum of d loss / d e(t_j) over the examples,   V_cand = top-k_w [-e(w)^T g_j]                    (equation 2)
+    g_j = sum over the examples of d loss / d e(t_j),   V_cand = top-k_w [-e(w)^T g_j]                    (equation 2)
 
 e(w)^T g_j - e(t_j)^T g_j is what exchanging t_j for w changes the loss by, to first order. Every candidate is then tried
 on fresh batches, the present prompt too, on the same ones; t_j makes way only for a better one. The prompt that did
@@ -20,12 +21,13 @@ best on the ``dev`` batches is kept. The paper compares label probabilities, its
 Label words (section 2.3), where none are given: a logistic regression a_y, b_y predicts the class from the state h at the
 mask, and V_y are the k words whose output embeddings it takes for class y with most conviction:
 
-    s(y, w) = softmax_y(a_y . w_out + b_y),                   V_y = top-k_w s(y, w)                   (equations 3 and 4)
+    p(y | h) = softmax_y(a_y . h + b_y),        s(y, w) = softmax_y(a_y . w_out + b_y),        V_y = top-k_w s(y, w)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -41,64 +43,75 @@ SENTENCE, TRIGGER, MASK = "{sentence}", "[T]", "[MASK]"
 
 
 class Triggers(Site):
-    """The prompt: puts itself around a batch and reads the classes off the mask. Slots 0 .. T-1 and, the mask, T."""
+    """The m tokens around a sentence, T of them triggers, and the words of each class."""
 
     tokens: Tensor
     words: Tensor
-    left: Tensor
-    right: Tensor
+    pattern: Tensor
+    at: Tensor
 
-    def __init__(self, encoder: Encoder, template: str, words: int) -> None:
+    def __init__(self, encoder: Encoder, template: str, start: Sequence[int], words: int) -> None:
         super().__init__()
         parts = template.split()
-        if parts.count(SENTENCE) != 1 or parts.count(MASK) != 1 or set(parts) != {SENTENCE, TRIGGER, MASK}:
+        around = [part for part in parts if part != SENTENCE]
+        fixed = [part for part in around if part not in (TRIGGER, MASK)]
+        if parts.count(SENTENCE) != 1 or parts.count(MASK) != 1 or not parts.count(TRIGGER):
+            raise AdapterError(f"template {template!r}: needs {SENTENCE} and {MASK} once each, {TRIGGER} at least once")
+        if not all(part.isdigit() and int(part) < encoder.size.V for part in fixed):
             raise AdapterError(
-                f"template {template!r}: {SENTENCE} and {MASK} once each, {TRIGGER} once or more, no more"
+                f"template {template!r}: other words are given by their token ids, 0 to {encoder.size.V - 1}"
             )
-        self.count = parts.count(TRIGGER)
-        self.mask_token = encoder.mask_token
-        numbers = iter(range(self.count))
-        slots = [self.count if part == MASK else next(numbers) for part in parts if part != SENTENCE]
-        sentence, device = parts.index(SENTENCE), encoder.embed.weight.device
-        for name, side in (("left", slots[:sentence]), ("right", slots[sentence:])):
-            self.register_buffer(name, torch.tensor(side, dtype=torch.long, device=device), persistent=False)
-        self.register_buffer("tokens", torch.full((self.count,), self.mask_token, device=device))
+        at = [place for place, part in enumerate(around) if part == TRIGGER]
+        if start and (len(start) != len(at) or not all(0 <= token < encoder.size.V for token in start)):
+            raise AdapterError(f"start {list(start)}: needs {len(at)} token ids, 0 to {encoder.size.V - 1}")
+        self.left, self.mask = parts.index(SENTENCE), around.index(MASK)
+        device = encoder.embed.weight.device
+        pattern = [int(part) if part in fixed else encoder.mask_token for part in around]
+        self.register_buffer("pattern", torch.tensor(pattern, device=device), persistent=False)
+        self.register_buffer("at", torch.tensor(at, device=device), persistent=False)
+        self.register_buffer("tokens", torch.tensor(list(start) or [encoder.mask_token] * len(at), device=device))
         self.register_buffer("words", torch.zeros(encoder.size.C, words, dtype=torch.long, device=device))
-        self.slots: Tensor | None = None
-        """(B, n, T + 1): which position of the present batch holds which slot."""
+        self.places: Tensor | None = None
+        """(B, m): the positions of the prompt's tokens while a batch is in the model."""
         self.state: Tensor | None = None
-        """(B, d): the states at the masks of the present batch."""
+        """(B, d): the states at its masks."""
 
     def surround(self, _: nn.Module, args: tuple[Batch]) -> tuple[Batch]:
         """Pre-hook on the model: [class] sentence padding becomes [class] prompted sentence, then padding."""
         (batch,) = args
         inputs, rows = batch.inputs, len(batch.inputs)
         visible = torch.ones_like(inputs, dtype=torch.bool) if batch.visible is None else batch.visible
-        prompt = torch.cat([self.tokens, self.tokens.new_full((1,), self.mask_token)])  # (T + 1,)
-
-        def around(middle: Tensor, left: Tensor, right: Tensor) -> Tensor:
-            return torch.cat([middle[:, :1], left.expand(rows, -1), middle[:, 1:], right.expand(rows, -1)], dim=1)
-
-        tokens = around(inputs, prompt[self.left], prompt[self.right])
-        seen = around(
-            visible, torch.ones_like(self.left, dtype=torch.bool), torch.ones_like(self.right, dtype=torch.bool)
-        )
-        names = around(torch.full_like(inputs, -1), self.left, self.right)
-        order = (~seen).long().argsort(dim=1, stable=True)  # padding goes to the end
-        numbers = torch.arange(self.count + 1, device=inputs.device)
-        self.slots = names.gather(1, order)[:, :, None] == numbers
-        return (Batch(tokens.gather(1, order), batch.targets, seen.gather(1, order)),)
+        prompt = self.pattern.index_copy(0, self.at, self.tokens)  # (m,)
+        lengths = visible.sum(dim=1, keepdim=True)  # (B, 1), the class token counted
+        order = torch.arange(len(prompt), device=inputs.device)
+        self.places = torch.where(order < self.left, 1 + order, lengths + order)
+        gap, room = inputs.new_zeros(rows, self.left), inputs.new_zeros(rows, len(prompt) - self.left)
+        tokens = torch.cat([inputs[:, :1], gap, inputs[:, 1:], room], dim=1)  # (B, n + m)
+        tokens = tokens.scatter(1, self.places, prompt.expand(rows, -1))
+        seen = torch.arange(tokens.shape[1], device=inputs.device) < lengths + len(prompt)
+        return (Batch(tokens, batch.targets, seen),)
 
     def read(self, _: nn.Module, __: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         """Post-hook on the stack: the state at the mask."""
-        if self.slots is not None:
-            self.state = torch.einsum("bn,bnd->bd", self.slots[:, :, -1].to(output[0].dtype), output[0])
+        if self.places is not None:
+            self.state = output[0].take_along_dim(self.places[:, self.mask, None, None], dim=1)[:, 0]
 
     def classify(self, encoder: Encoder, _: tuple[Batch], __: Tensor) -> Tensor:
         """Post-hook on the model: log p(y | x), (B, C), in place of what its own head says."""
         logp = encoder.lm_head(self.state).log_softmax(dim=-1)  # (B, V)
-        self.state = self.slots = None
+        self.places = self.state = None
         return logp[:, self.words].logsumexp(dim=-1)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the triggers are searched; see ``attach``."""
+
+    candidates: int
+    accumulation: int
+    metric: Literal["probability", "accuracy"]
+    excluded: Sequence[int]
+    dev: Sequence[Batch]
 
 
 class AutoPrompt(Adapter):
@@ -106,13 +119,9 @@ class AutoPrompt(Adapter):
 
     has_strength = False
 
-    def __init__(self, model: Encoder, triggers: Triggers, dev: Sequence[Batch], **search: Any) -> None:
+    def __init__(self, model: Encoder, triggers: Triggers, search: Search) -> None:
         super().__init__(model)
-        self.triggers, self.dev = triggers, dev
-        self.candidates: int = search["candidates"]
-        self.accumulation: int = search["accumulation"]
-        self.metric: str = search["metric"]
-        self.excluded: Sequence[int] = search["excluded"]
+        self.triggers, self.search = triggers, search
         self.add("", "triggers", triggers)
         self.hook("", pre=triggers.surround, post=triggers.classify)
         self.hook("stack", post=triggers.read)
@@ -124,30 +133,32 @@ class AutoPrompt(Adapter):
     def fit(self, batches: Iterable[Batch], learning_rate: float | None = None) -> list[float]:
         """Search; a step takes ``accumulation`` batches for the gradient and as many to try candidates on.
 
-        Returns the loss on the latter after every step; ``learning_rate`` has no meaning here.
+        Returns the loss on the latter after every step; ``learning_rate`` has no meaning here. Without ``dev``
+        batches the last prompt stays.
         """
-        source = iter(batches)
-        best, kept, losses = self.score(self.dev), self.triggers.tokens.clone(), []
+        source, tokens, dev = iter(batches), self.triggers.tokens, self.search.dev
+        best, kept, losses = self.score(dev), tokens.clone(), []
         while fresh := self.next_two(source):
             accepted = self.step(*fresh)
             losses.append(-self.score(fresh[1], "probability"))
-            if accepted and (score := self.score(self.dev)) >= best:
-                best, kept = score, self.triggers.tokens.clone()
-        self.triggers.tokens.copy_(kept)
+            if accepted and (score := self.score(dev)) > best:
+                best, kept = score, tokens.clone()
+        if dev:
+            tokens.copy_(kept)
         return losses
 
     def next_two(self, source: Iterator[Batch]) -> tuple[list[Batch], list[Batch]] | None:
         """Batches for the gradient and others to try candidates on; None when they do not suffice."""
-        first, second = (list(islice(source, self.accumulation)) for _ in range(2))
+        first, second = (list(islice(source, self.search.accumulation)) for _ in range(2))
         return (first, second) if second else None
 
     def step(self, batches: Sequence[Batch], fresh: Sequence[Batch]) -> bool:
         """Try to exchange one trigger; whether that was accepted."""
         tokens = self.triggers.tokens
         j = int(torch.randint(len(tokens), ()))
-        ranked = self.rank(self.gradient(batches)[j])
-        best, chosen, present = self.score(fresh), tokens[j].clone(), tokens[j].clone()
-        for word in ranked:
+        present = tokens[j].clone()
+        best, chosen = self.score(fresh), present
+        for word in self.rank(self.gradient(batches)[j]):
             tokens[j] = word
             if (score := self.score(fresh)) > best:
                 best, chosen = score, word
@@ -155,34 +166,36 @@ class AutoPrompt(Adapter):
         return bool(chosen != present)
 
     def gradient(self, batches: Sequence[Batch]) -> Tensor:
-        """d loss / d e(t_j), (T, d), taken at the output of the embedding; no parameter gets a gradient."""
-        embedded: list[Tensor] = []
+        """d loss / d e(t_j), (T, d), taken at the output of the embedding, so that no parameter gets a gradient."""
+        seen: list[tuple[Tensor, Tensor]] = []
 
         def start_here(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-            embedded.append(output.detach().requires_grad_())
-            slots.append(self.triggers.slots)
-            return embedded[-1]
+            places = self.triggers.places
+            assert places is not None
+            seen.append((output.detach().requires_grad_(), places[:, self.triggers.at, None]))  # (B, n, d), (B, T, 1)
+            return seen[-1][0]
 
-        slots: list[Tensor | None] = []
         handle = self.model.get_submodule("embed").register_forward_hook(start_here)
-        total = torch.stack([self.loss(batch) for batch in batches]).mean()
+        parts = []
+        for batch in batches:
+            loss = self.loss(batch)
+            embedded, at = seen.pop()
+            (gradient,) = torch.autograd.grad(loss, embedded)
+            parts.append(gradient.take_along_dim(at, dim=1).sum(dim=0))
         handle.remove()
-        found = torch.autograd.grad(total, embedded)
-        at_triggers = [(s[:, :, :-1].to(g.dtype), g) for s, g in zip(slots, found, strict=True) if s is not None]
-        return sum((torch.einsum("bnt,bnd->td", s, g) for s, g in at_triggers), start=torch.zeros(()).to(total))
+        return torch.stack(parts).mean(dim=0)
 
     def rank(self, gradient: Tensor) -> Tensor:
-        """The words that decrease the loss most to first order, (k,)."""
-        table: Tensor = self.model.get_parameter("embed.weight")
+        """The words that decrease the loss most to first order, (k,), best first."""
+        table, excluded = self.model.get_parameter("embed.weight"), sorted(set(self.search.excluded))
         promise = -(table @ gradient)  # (V,)
-        for word in self.excluded:
-            promise[word] = -torch.inf
-        return promise.topk(min(self.candidates, len(table) - len(self.excluded))).indices
+        promise[excluded] = -torch.inf
+        return promise.topk(min(self.search.candidates, len(table) - len(excluded))).indices
 
     @torch.no_grad()
     def score(self, batches: Sequence[Batch], metric: str | None = None) -> float:
-        """How good the present prompt is on ``batches``, more is better; 0 where there are none."""
-        if (metric or self.metric) == "accuracy":
+        """How good the present prompt is on ``batches``, more is better; without any, all prompts are equal."""
+        if (metric or self.search.metric) == "accuracy":
             scores = [(self.model(batch).argmax(dim=-1) == batch.targets).double().mean() for batch in batches]
         else:
             scores = [-self.loss(batch) for batch in batches]
@@ -193,6 +206,7 @@ def attach(
     model: nn.Module,
     *,
     template: str = "{sentence} [T] [T] [T] [MASK]",
+    start: Sequence[int] = (),
     label_words: Sequence[Sequence[int]] = (),
     words: int = 3,
     candidates: int = 10,
@@ -204,23 +218,26 @@ def attach(
 ) -> Adapter:
     """Ask a frozen masked language model for one of the ``label_words`` (token ids of each class, equally many).
 
-    Without ``label_words``, ``words`` a class are found on ``batches``. The best prompt is chosen on ``dev``, by
-    default the same batches; ``excluded`` tokens never become triggers.
+    The ``template`` may hold fixed words, as token ids; ``start`` are the first triggers. Without ``label_words``,
+    ``words`` a class are found on ``batches``. Every step tries ``candidates`` tokens, never one of ``excluded``, and
+    takes twice ``accumulation`` batches; the best prompt is chosen on ``dev``, by default the same as ``batches``.
     """
     if not isinstance(model, Encoder):
         raise AdapterError(f"{type(model).__name__} fills no masks: AutoPrompt needs the encoder")
-    batches, dev = list(batches), list(dev)
-    if min(words, candidates, accumulation) < 1:
-        raise AdapterError(f"words {words}, candidates {candidates}, accumulation {accumulation}: need 1 or more")
+    batches, dev, size = list(batches), list(dev), model.size
+    if min(words, candidates, accumulation) < 1 or words > size.V - 2:
+        raise AdapterError(
+            f"words {words}, candidates {candidates}, accumulation {accumulation}: each must be at least 1, "
+            f"words at most {size.V - 2}"
+        )
     if metric not in ("probability", "accuracy"):
-        raise AdapterError(f"metric: {metric!r} is neither probability nor accuracy")
+        raise AdapterError(f"metric is {metric!r}; allowed: probability, accuracy")
     if not label_words and not batches:
-        raise AdapterError("give label_words, or batches on which to find them")
-    if label_words and (len(label_words) != model.size.C or len({len(w) for w in label_words} | {0}) != 2):
-        raise AdapterError(f"label_words: need as many words for each of {model.size.C} classes, one or more")
-    triggers = Triggers(model, template, len(label_words[0]) if label_words else words)
-    search = {"candidates": candidates, "accumulation": accumulation, "metric": metric, "excluded": excluded}
-    adapter = AutoPrompt(model, triggers, dev or batches, **search)
+        raise AdapterError("label_words: give them, or batches on which to find them")
+    if label_words and (len(label_words) != size.C or len({len(w) for w in label_words} | {0}) != 2):
+        raise AdapterError(f"label_words: needs equally many words, one or more, for each of {size.C} classes")
+    triggers = Triggers(model, template, start, len(label_words[0]) if label_words else words)
+    adapter = AutoPrompt(model, triggers, Search(candidates, accumulation, metric, excluded, dev or batches))
     if label_words:
         triggers.words.copy_(torch.tensor([list(w) for w in label_words]))
     else:
@@ -229,7 +246,11 @@ def attach(
 
 
 def find_label_words(model: Encoder, batches: Sequence[Batch], count: int, steps: int = 300) -> Tensor:
-    """The ``count`` words, (C, count), that a classifier of the mask's state takes for each class; no special tokens."""
+    """The ``count`` words, (C, count), that a classifier of the mask's state takes for each class; no special tokens.
+
+    Training is short: a classifier fitted to the end follows what tells the states best apart, which is no longer a
+    direction that words point in.
+    """
     states: list[Tensor] = []
     handle = model.lm_head.register_forward_pre_hook(lambda _, args: states.append(args[0]))
     with torch.no_grad():
@@ -240,11 +261,11 @@ def find_label_words(model: Encoder, batches: Sequence[Batch], count: int, steps
     out = model.lm_head.weight.detach()  # (V, d)
     a = out.new_zeros(model.size.C, out.shape[1]).requires_grad_()
     b = out.new_zeros(model.size.C).requires_grad_()
-    optimizer = torch.optim.Adam([a, b], lr=1e-2)
+    optimizer = torch.optim.Adam([a, b], lr=3e-4)
     for _ in range(steps):
         optimizer.zero_grad()
         F.cross_entropy(F.linear(h, a, b), y).backward()
         optimizer.step()
     conviction = F.linear(out, a, b).detach().softmax(dim=-1)  # (V, C)
-    conviction[model.mask_token] = conviction[model.class_token] = -1.0
+    conviction[[model.mask_token, model.class_token]] = -1.0
     return conviction.topk(count, dim=0).indices.T

@@ -20,7 +20,8 @@ Start: the framework's own for P' and the MLP. With few examples, better the act
 the MLP to the keys and values that the frozen model computes for them (500 steps of Adam on the squared error).
 Zero keys and values are no identity: a slot whose score is 0 still takes its share of the softmax.
 
-The prefix stands left of the text, so in a model of one stack learned positions of the text begin at m.
+In a decoder the prefix takes up positions: the text begins at position m, as behind a cache of m words. The two sides
+of an encoder-decoder keep theirs.
 """
 
 from __future__ import annotations
@@ -38,31 +39,33 @@ from reference_impls.adapter import Adapter, AdapterError, Site
 
 
 class Reparameterization(nn.Module):
-    """P' and the MLP that makes P_theta of it, one slice of W2's rows a time."""
+    """P' and the MLP that makes P_theta of it."""
 
-    def __init__(self, like: Tensor, length: int, d: int, hidden: int, width: int) -> None:
+    def __init__(self, like: Tensor, length: int, hidden: int, width: int) -> None:
         super().__init__()
+        d = like.shape[1]
         place: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         self.embed = nn.Embedding(length, d, **place)  # P'
         self.inner = nn.Linear(d, hidden, **place)  # W1, b1
         self.outer = nn.Linear(hidden, width, **place)  # W2, b2
 
     def forward(self, columns: slice) -> Tensor:
-        """The given columns of P_theta, (m, columns)."""
+        """The given columns of P_theta, (m, columns): a layer asks for no more of W2 than its own rows."""
         z = torch.tanh(self.inner(self.embed.weight))  # (m, k)
         return F.linear(z, self.outer.weight[columns], self.outer.bias[columns])
 
 
 class Prefix(Site):
-    """Keys and values of m made-up positions, for the attention layers of one kind."""
+    """Keys and values of m made-up positions, for the ``layers`` attention layers of one kind."""
 
-    def __init__(self, like: Tensor, length: int, layers: int, d: int, heads: int, inner: int, hidden: int) -> None:
+    def __init__(self, attention: nn.Module, layers: int, length: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.length, self.layers, self.heads, self.inner = length, layers, heads, inner
-        width = layers * 2 * inner
-        self.reparameterization = Reparameterization(like, length, d, hidden, width) if hidden else None
-        self.P = None if hidden else nn.Parameter(like.new_empty(length, width).normal_())
-        self.dropout = nn.Dropout(0.0)
+        k = attention.get_parameter("k.weight")  # (h d_h, d)
+        self.layers, self.heads, self.share = layers, attention.heads, 2 * len(k)
+        width = layers * self.share
+        self.reparameterization = Reparameterization(k, length, hidden, width) if hidden else None
+        self.P = None if hidden else nn.Parameter(k.new_empty(length, width).normal_())
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, layer: int) -> tuple[Tensor, Tensor]:
         """c P_K and c P_V of one layer, (h, m, d_h) each."""
@@ -72,18 +75,12 @@ class Prefix(Site):
 
     def rows(self, layer: int) -> Tensor:
         """One layer's columns of P_theta, (m, 2 h d_h): keys, then values."""
-        columns = slice(layer * 2 * self.inner, (layer + 1) * 2 * self.inner)
+        columns = slice(layer * self.share, (layer + 1) * self.share)
         return self.reparameterization(columns) if self.P is None else self.P[:, columns]  # type: ignore[misc]
 
     def whole(self) -> Tensor:
         """P_theta, (m, L 2 h d_h)."""
         return torch.cat([self.rows(layer) for layer in range(self.layers)], dim=-1)
-
-    def drop(self) -> None:
-        """Keep P_theta alone."""
-        if self.reparameterization is not None:
-            self.P = nn.Parameter(self.whole().detach())
-            self.reparameterization = None
 
     def join(self, layer: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Pre-hook on an attention core: the layer's prefix joins keys and values in front."""
@@ -107,30 +104,27 @@ class PrefixTuning(Adapter):
     def drop_reparameterization(self) -> None:
         """Throw P' and the MLP away and keep what they compute; training may go on, on P_theta itself."""
         for prefix in self.prefixes().values():
-            prefix.drop()
+            if prefix.P is None:
+                prefix.P = nn.Parameter(prefix.whole().detach())
+                prefix.reparameterization = None
 
     def prefixes(self) -> dict[str, Prefix]:
         """The prefixes by place: one, or three in an encoder-decoder."""
         return {name: site for name, site in self.sites().items() if isinstance(site, Prefix)}
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def _learned(self) -> dict[str, Tensor]:
         """P_theta in place of the reparameterization, which no one needs after training."""
-        state = super().state_dict()
+        learned = super()._learned()
         for name, prefix in self.prefixes().items():
-            state = {key: t for key, t in state.items() if not key.startswith(f"{name}.reparameterization.")}
-            state[f"{name}.P"] = prefix.whole().detach().clone()
-        return state
+            learned = {key: t for key, t in learned.items() if not key.startswith(f"{name}.")}
+            learned[f"{name}.P"] = prefix.whole() if prefix.P is None else prefix.P
+        return learned
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over a prefix; a reparameterization goes, since P_theta does not say what it was made of."""
-        kept = {prefix: (prefix.reparameterization, prefix.P) for prefix in self.prefixes().values()}
+        super().load_state_dict(state)  # a state that does not fit is refused here, while there is nothing lost
         self.drop_reparameterization()
-        try:
-            super().load_state_dict(state)
-        except AdapterError:
-            for prefix, (reparameterization, rows) in kept.items():
-                prefix.reparameterization, prefix.P = reparameterization, rows
-            raise
+        super().load_state_dict(state)
 
 
 def attach(
@@ -143,47 +137,54 @@ def attach(
 ) -> Adapter:
     """A prefix of ``length`` positions; ``hidden``: width of the MLP it is computed from, 0 for none.
 
-    ``words``: as many token ids, on whose activations in a decoder the prefix starts.
+    ``words``: as many token ids, on whose activations in a decoder the prefix starts. ``dropout`` acts on P_theta.
     """
-    if length < 0 or hidden < 0:
-        raise AdapterError(f"length {length}, hidden {hidden}: both must be 0 or more")
+    check(model, length, hidden, dropout)
     activations = real_activations(model, words, length) if words else None
     adapter = PrefixTuning(model)
     install(adapter, length, hidden, dropout)
-    if isinstance(getattr(model, "stack", None), nn.Module):
-        adapter.hook("stack.positions", post=partial(shifted, length))
     if activations is not None:
         start_from(adapter.prefixes()["stack.prefix"], activations)
     return adapter
 
 
+def check(model: nn.Module, length: int, hidden: int, dropout: float = 0.0) -> None:
+    """AdapterError for a model without attention, or a prefix that makes no sense."""
+    if not kinds_of_attention(model):
+        raise AdapterError(f"{type(model).__name__} has no attention for a prefix to stand in")
+    if length < 0 or hidden < 0:
+        raise AdapterError(f"length is {length}, hidden {hidden}; both must be 0 or more")
+    if not 0 <= dropout < 1:
+        raise AdapterError(f"dropout is {dropout}; it must be at least 0 and below 1")
+
+
 def install(adapter: Adapter, length: int, hidden: int, dropout: float = 0.0) -> None:
-    """Give every kind of attention its prefix, and every core of that kind the hook that puts it in front."""
-    for (stack, kind), cores in kinds_of_attention(adapter.model).items():
-        attention = adapter.model.get_submodule(cores[0].removesuffix(".core"))
-        k, heads = attention.get_parameter("k.weight"), int(attention.heads)  # type: ignore[arg-type]
-        prefix = Prefix(k, length, len(cores), k.shape[1], heads, k.shape[0], hidden)
-        prefix.dropout.p = dropout
+    """Give every kind of attention its prefix, and the core of every layer the hook that puts it in front."""
+    for (stack, kind), layers in kinds_of_attention(adapter.model).items():
+        prefix = Prefix(adapter.model.get_submodule(layers[0]), len(layers), length, hidden, dropout)
         adapter.add(stack, "prefix" if kind == "attention" else f"prefix_{kind}", prefix)
-        for layer, core in enumerate(cores):
-            adapter.hook(core, pre=partial(prefix.join, layer))
+        for layer, path in enumerate(layers):
+            adapter.hook(f"{path}.core", pre=partial(prefix.join, layer))
+    if is_decoder(adapter.model) and hasattr(adapter.model.get_submodule("stack.positions"), "weight"):
+        adapter.hook("stack.positions", post=partial(shifted, length))
 
 
 def kinds_of_attention(model: nn.Module) -> dict[tuple[str, str], list[str]]:
-    """(stack, attention or cross) -> its attention cores by layer; AdapterError when there is none."""
+    """(stack, attention or cross) -> its attention layers in order."""
     found: dict[tuple[str, str], list[str]] = {}
     for path, _ in model.named_modules():
-        if match := re.fullmatch(r"(.+)\.blocks\.\d+\.(attention|cross)\.core", path):
+        if match := re.fullmatch(r"(.+)\.blocks\.\d+\.(attention|cross)", path):
             found.setdefault((match[1], match[2]), []).append(path)
-    if not found:
-        raise AdapterError(f"{type(model).__name__} has no attention for a prefix to stand in")
     return found
 
 
-def shifted(length: int, positions: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+def is_decoder(model: nn.Module) -> bool:
+    """Whether the model is one stack that reads from left to right."""
+    return bool(getattr(getattr(model, "stack", None), "causal", False))
+
+
+def shifted(length: int, positions: nn.Module, args: tuple[Tensor], _: Tensor) -> Tensor:
     """Post-hook on learned positions: the text begins at ``length``."""
-    if not hasattr(positions, "weight"):
-        return output
     (x,) = args
     rows: Tensor = positions.weight[length : length + x.shape[1]]  # type: ignore[index]
     if len(rows) < x.shape[1]:
@@ -193,8 +194,7 @@ def shifted(length: int, positions: nn.Module, args: tuple[Tensor], output: Tens
 
 def real_activations(model: nn.Module, words: Sequence[int], length: int) -> Tensor:
     """Keys and values the frozen model computes for ``words``, laid out as P_theta: (m, L 2 h d_h)."""
-    embed, stack = getattr(model, "embed", None), getattr(model, "stack", None)
-    if not isinstance(embed, nn.Embedding) or not getattr(stack, "causal", False):
+    if not is_decoder(model):
         raise AdapterError("words: only in a decoder is a prefix what real words in front of the text would be")
     if len(words) != length:
         raise AdapterError(f"words: {len(words)} token ids for a prefix of length {length}; give one for each position")
@@ -203,25 +203,26 @@ def real_activations(model: nn.Module, words: Sequence[int], length: int) -> Ten
     def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
         seen.extend(x[0].transpose(0, 1).flatten(1) for x in args[1:3])  # (m, h d_h) each
 
-    (cores,) = kinds_of_attention(model).values()
-    handles = [model.get_submodule(core).register_forward_pre_hook(keep) for core in cores]
-    tokens = torch.tensor([list(words)], device=embed.weight.device)
+    (layers,) = kinds_of_attention(model).values()
+    handles = [model.get_submodule(f"{path}.core").register_forward_pre_hook(keep) for path in layers]
+    embed, stack = model.get_submodule("embed"), model.get_submodule("stack")
+    tokens = torch.tensor([list(words)], device=embed.get_parameter("weight").device)
     with torch.no_grad():
-        stack(embed(tokens), torch.ones_like(tokens, dtype=torch.bool))  # type: ignore[misc]
+        stack(embed(tokens), torch.ones_like(tokens, dtype=torch.bool))
     for handle in handles:
         handle.remove()
     return torch.cat(seen, dim=-1)
 
 
 def start_from(prefix: Prefix, activations: Tensor, steps: int = 500, learning_rate: float = 1e-4) -> None:
-    """Fit the reparameterization to ``activations`` by squared error; without one, take them over."""
-    if prefix.P is not None:
-        with torch.no_grad():
-            prefix.P.copy_(activations)
+    """Fit the MLP, P' left as drawn, to ``activations`` by squared error; without an MLP, take them over."""
+    if prefix.reparameterization is None:
+        prefix.P = nn.Parameter(activations)
         return
-    optimizer = torch.optim.Adam(prefix.parameters(), lr=learning_rate)
+    mlp = [*prefix.reparameterization.inner.parameters(), *prefix.reparameterization.outer.parameters()]
+    optimizer = torch.optim.Adam(mlp, lr=learning_rate)
     for _ in range(steps):
-        optimizer.zero_grad()
+        prefix.zero_grad()
         F.mse_loss(prefix.whole(), activations).backward()
         optimizer.step()
-    optimizer.zero_grad()
+    prefix.zero_grad()

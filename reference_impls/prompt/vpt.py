@@ -11,9 +11,12 @@ Class token x_0 in R^d, patches with positions E_0 in R^{m x d}, frozen blocks L
 Trained: the prompts, p * d values (shallow) or N * p * d (deep), and the linear head.
 
 Prompts stand between class token and patches and get no positions, so their order within a layer means nothing. Deep
-replaces: the prompts' outputs are thrown away before every block, and the sequence stays as long as in shallow.
+replaces: the prompts' outputs are thrown away before every block, and the sequence stays as long as in shallow. What a
+deep prompt does, it does through the norm in front of attention, which takes its length away: c > 0 means next to
+nothing, and c = 0 is not the base model but p tokens that are the norm's bias.
 Start: uniform in (-v, v), v = sqrt(6 / (3 s^2 + d)) with the side s of a patch: Xavier's range for the embedding of a
-patch. Dropout acts on the prompts alone. The paper trains with SGD, warm-up and a cosine schedule.
+patch. The paper's head is new; here it starts as the model's own, which knows the classes.
+Dropout acts on the prompts alone. The paper trains with SGD, warm-up and a cosine schedule.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ class VisualPrompts(Site):
 
     def between(self, layer: int, x: Tensor, patches: Tensor) -> Tensor:
         """[class token of x, prompts of the layer, patches], (B, 1 + p + m, d)."""
-        prompts = self.dropout(self.strength * self.P[layer]).expand(len(x), -1, -1)
-        return torch.cat([x[:, :1], prompts, patches], dim=1)
+        prompts = (self.strength * self.P[layer]).expand(len(x), -1, -1)
+        return torch.cat([x[:, :1], self.dropout(prompts), patches], dim=1)
 
     def make_visible(self, _: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Pre-hook on the stack: visible (B, 1 + m) grows by p."""
@@ -80,8 +83,10 @@ def attach(
     projection = getattr(getattr(model, "embed", None), "project", None)
     if not isinstance(projection, nn.Conv2d):
         raise AdapterError(f"{type(model).__name__} embeds no patches: visual prompts need a vision transformer")
-    if length < 0 or not 0 <= dropout < 1:
-        raise AdapterError(f"length {length}, dropout {dropout}: need 0 or more, and 0 or more but less than 1")
+    if length < 0:
+        raise AdapterError(f"length is {length}; it must be 0 or more")
+    if not 0 <= dropout < 1:
+        raise AdapterError(f"dropout is {dropout}; it must be at least 0 and below 1")
     blocks = len(model.get_submodule("stack.blocks"))  # type: ignore[arg-type]
     adapter = VPT(model)
     site = VisualPrompts(projection, blocks if deep else 1, length, dropout)

@@ -1,6 +1,6 @@
 r"""DeLoRA: Decoupling Angles and Strength in Low-rank Adaptation.
 
-Bini, Girrbach, Akata; ICLR 2025; arXiv 2503.18225, equations 5 to 8.
+Bini, Girrbach, Akata; ICLR 2025; arXiv 2503.18225, section 2.2, equations 5 to 9 and 15.
 
     W' = W + D(A, B, lambda) - D(A_0, B_0, lambda_0)
     D(A, B, lambda) = (lambda / r) * B Xi A * n,   Xi = diag(1 / (||b_i|| ||a_i||))

@@ -1,17 +1,18 @@
 r"""DoRA: Weight-Decomposed Low-Rank Adaptation.
 
-Liu, Wang, Yin, Molchanov, Wang, Cheng, Chen; ICML 2024; arXiv 2402.09353, sections 4.1 and 4.3, equation 5.
+Liu, Wang, Yin, Molchanov, Wang, Cheng, Chen; ICML 2024; arXiv 2402.09353, section 4, equations 5, 6 and 11.
 
     V' = W0 + s B A,   W' = diag(g) V',   g = m / n(V'),   n(V')_i = ||row i of V'||
     y  = W0 x + b + (g - 1) * W0 drop(x) + g * s B A drop(x)          without dropout: y = g * (V' x) + b
     W0 in R^{d_out x d_in} frozen,  A in R^{r x d_in},  B in R^{d_out x r},  s = alpha / r,  m in R^{d_out}
 
-Trained: the magnitude m and the factors A, B. A layer may be given a trained magnitude alone.
+Trained: the magnitude m and the factors A, B. A layer may be given a trained magnitude alone, y = W0 x + b +
+(g - 1) * W0 drop(x) with g = m / n(W0); the paper does so with the matrices behind attention and around the gate.
 Start: m = n(W0), B = 0, A from Kaiming's uniform distribution (a = sqrt 5), as in LoRA: g = 1, the base model.
 
 The paper speaks of columns, for weights written (d_in, d_out); with torch's (d_out, d_in) there is one norm an output
-row. It treats n(V') as a constant in the backward pass (``simple``), which saves memory and changes the gradient of A
-and B by its component along V'.
+row. It treats n(V') as a constant in the backward pass (``simple``, equation 11), which saves memory and changes the
+gradient of A and B by its component along V' (equation 6 projects it out).
 
 The norm is computed without B A, through ||W0 + s B A||^2 = ||W0||^2 + 2 s <W0 A^T, B> + s^2 <B A A^T, B>, row by row,
 and relative to ||W0||, so that g is exactly 1 at the start in every precision.
@@ -46,8 +47,9 @@ class MagnitudeLinear(Wrapper):
     base: nn.Linear
     m0: Tensor
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear, dropout: float = 0.0) -> None:
         super().__init__(base)
+        self.dropout = nn.Dropout(dropout)
         norms = row_norms(base)
         self.m = nn.Parameter(norms.clone())
         self.register_buffer("m0", norms, persistent=False)
@@ -57,7 +59,12 @@ class MagnitudeLinear(Wrapper):
         return 1.0 + self.strength * (self.m / self.m0 - 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.gain() * F.linear(x, self.base.weight)
+        g = self.gain()
+        y = F.linear(x, self.base.weight)
+        if self.training and self.dropout.p > 0.0:
+            y = y + (g - 1.0) * F.linear(self.dropout(x), self.base.weight)
+        else:
+            y = g * y
         return y if self.base.bias is None else y + self.base.bias
 
     def merged(self) -> dict[str, Tensor]:
@@ -133,7 +140,7 @@ def attach(
         raise AdapterError(f"a layer is in targets or in magnitude_only: {', '.join(both) or 'nothing'} is in both")
     full, scaled = (find_linear(model, names) if names else {} for names in (targets, magnitude_only))
     sites: dict[str, Wrapper] = {path: DoRALinear(base, rank, alpha, dropout, simple) for path, base in full.items()}
-    sites |= {path: MagnitudeLinear(base) for path, base in scaled.items()}
+    sites |= {path: MagnitudeLinear(base, dropout) for path, base in scaled.items()}
     adapter = DoRA(model)
     for path, site in sites.items():
         adapter.replace(path, site)

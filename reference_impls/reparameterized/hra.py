@@ -1,6 +1,6 @@
 r"""HRA: Bridging The Gap between Low-rank and Orthogonal Adaptation via Householder Reflection Adaptation.
 
-Yuan, Liu, Xu; NeurIPS 2024; arXiv 2405.17484, section 3.
+Yuan, Liu, Xu; NeurIPS 2024; arXiv 2405.17484, section 3, equations 1 to 6.
 
     z = W H x + b,   H = H_1 H_2 ... H_r,   H_i = I - 2 u_i u_i^T,   u_i = v_i / ||v_i||
     W in R^{d_out x d} frozen,  V = [v_1 .. v_r] in R^{d x r},  U = [u_1 .. u_r]

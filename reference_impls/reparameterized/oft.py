@@ -1,13 +1,15 @@
 r"""OFT: Controlling Text-to-Image Diffusion by Orthogonal Finetuning.
 
-Qiu, Liu, Feng, Xue, Feng, Liu, Zhang, Weller, Schoelkopf; NeurIPS 2023; arXiv 2306.07280, section 3.
+Qiu, Liu, Feng, Xue, Feng, Liu, Zhang, Weller, Schölkopf; NeurIPS 2023; arXiv 2306.07280, sections 3.3 to 3.5,
+equations 2 to 4.
 
     paper:   z = (R W0)^T x,  W0 in R^{d x n},  R in R^{d x d},  R^T R = I
     here:    y = V0 (R^T x) + b,  V0 = W0^T in R^{d_out x d_in} frozen: one rotation of the input for all neurons
     R = blockdiag(R_1 .. R_r),   R_i = (I + Q_i)(I - Q_i)^{-1},   Q_i = -Q_i^T in R^{k x k},   k = d_in / r
 
 Trained: the k (k - 1) / 2 entries above the diagonal of every Q_i, which is what the paper counts; or of a single Q
-that all blocks share (``share``); with ``rescale`` one positive factor per neuron besides, y = exp(t) * V0 (R^T x) + b.
+that all blocks share (``share``); with ``rescale`` one positive factor per neuron besides, y = exp(t) * V0 (R^T x) + b,
+trained along with R. (The paper also fits the factors afterwards: that is freezing every ``q``.)
 Start: Q = 0, t = 0, hence R = I: the base model. Lengths of neurons and angles between them stay what they were, and so
 do the singular values of the weight (but for ``rescale``).
 

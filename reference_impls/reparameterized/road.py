@@ -1,6 +1,6 @@
 r"""RoAd: 3-in-1: 2D Rotary Adaptation for Efficient Finetuning, Efficient Batching and Composability.
 
-Liao, Monz; NeurIPS 2024; arXiv 2409.00119, section 3.2.
+Liao, Monz; NeurIPS 2024; arXiv 2409.00119, section 3.2, equations 2 to 4 and table 1.
 
     h = W x + b in R^{d_out} frozen,   z = R h,   R = blockdiag(R_1 .. R_{d_out/2}) on the outputs (2i - 1, 2i)
     R_i = [[a_11 cos t_11, -a_12 sin t_12],

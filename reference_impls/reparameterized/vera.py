@@ -1,6 +1,6 @@
 r"""VeRA: Vector-based Random Matrix Adaptation.
 
-Kopiczko, Blankevoort, Asano; ICLR 2024; arXiv 2310.11454, sections 3.1 and 3.2, equation 2.
+Kopiczko, Blankevoort, Asano; ICLR 2024; arXiv 2310.11454, sections 3.1 to 3.3, equation 2.
 
     h = W0 x + bias + b * (B (d * (A x)))          (* element-wise: Lambda_b B Lambda_d A x)
     A in R^{r x d_in}, B in R^{d_out x r} random, frozen and shared by all layers;  d in R^r, b in R^{d_out}

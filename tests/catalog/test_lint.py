@@ -22,6 +22,7 @@ from catalog.lint import (
     claims,
     dates,
     equations,
+    evidence,
     identity,
     implementations,
     lineage,
@@ -56,6 +57,7 @@ def entry_data(slug: str) -> dict:
         "doi": f"10.1234/{slug}",
         "url": "https://example.org/paper",
         "code": "https://github.com/a/b",
+        "libraries": {"peft": "Config"},
         "kind": "method",
         "category": "additive",
         "builds_on": [],
@@ -96,6 +98,8 @@ def claimed(**changes: object) -> Callable[[], Collection]:
 
 
 COUNT = {"at": "gpt2", "trained": 1, "source": "table 1"}
+DEVIATION = {"who": "peft 0.21.2", "what": "w", "evidence": "layer.py", "test": "tests/methods/test_a.py::test_b[c-1]"}
+NOTE, WHO, WHY = "fidelity.note", "deviations[1].who", "claims.untestable[0].why"
 
 BAD = [
     (placement.slug_is_file_name, lambda: collection(path=Path("additive/other.toml")), "slug", "first"),
@@ -106,6 +110,7 @@ BAD = [
     (identity.title_unique, lambda: collection({"second": {"title": "First: Títle!"}}), "title", "First: Títle!"),
     (identity.name_unique, lambda: collection({"second": {"name": "First"}}), "name", "First"),
     (identity.alias_unique, first(aliases=["Second"]), "aliases", "Second"),
+    (identity.alias_unique, first(aliases=["Sécond"]), "aliases", "Sécond"),
     (identity.alias_unique, first(aliases=["FIRST"]), "aliases", "FIRST"),
     (lineage.builds_on_known, first(builds_on=["secnd"]), "builds_on", "secnd"),
     (lineage.builds_on_acyclic, first(builds_on=["first"]), "builds_on", "first -> first"),
@@ -114,6 +119,12 @@ BAD = [
         lambda: collection({"first": {"builds_on": ["second"]}, "second": {"builds_on": ["first"]}}),
         "builds_on",
         "->",
+    ),
+    (
+        lineage.builds_on_earlier,
+        lambda: collection({"first": {"builds_on": ["second"]}, "second": {"published": "2021-08", "arxiv": None}}),
+        "builds_on",
+        "second",
     ),
     (lineage.superseded_by_known, first(status="superseded"), "superseded_by", "nothing"),
     (lineage.superseded_by_known, first(superseded_by="second"), "superseded_by", "second"),
@@ -143,7 +154,16 @@ BAD = [
         "errata[0].fact",
         "grey",
     ),
+    (prose.american_spelling, first(claims={"untestable": [{"claim": "c", "why": "by licences"}]}), WHY, "licences"),
     (prose.own_words, first(summary="In this paper we propose a thing"), "summary", "In this paper"),
+    (prose.about_the_paper, first(mechanism={"pitfalls": ["a, b chosen by us"]}), "mechanism.pitfalls[0]", "by us"),
+    (prose.about_the_paper, first(fidelity={"basis": "paper", "note": "It could not be read"}), NOTE, "could not be"),
+    (
+        prose.about_the_paper,
+        first(sources={"unverified": ["doi", "url (page not opened)"]}),
+        "sources.unverified[1]",
+        "not opened",
+    ),
     (references.list_known, first(listed_in=[{"list": "b-list", "as": "x"}]), "listed_in[0].list", "b-list"),
     (
         references.list_known,
@@ -156,6 +176,26 @@ BAD = [
         first(listed_in=[{"list": "a-list", "section": "S", "as": "First title"}]),
         "listed_in[0]",
         "First title",
+    ),
+    (
+        references.listing_is_item,
+        first(listed_in=[{**entry_data("first")["listed_in"][0], "as": "Second title"}]),
+        "listed_in[0]",
+        "Second title",
+    ),
+    (
+        references.listing_is_item,
+        first(listed_in=[{**entry_data("first")["listed_in"][0], "commented": True}]),
+        "listed_in[0]",
+        "First title",
+    ),
+    (evidence.reconstruction_is_explained, first(fidelity={"basis": "reconstruction"}), NOTE, "nothing"),
+    (evidence.deviation_names_version, first(deviations=[DEVIATION, {**DEVIATION, "who": "peft"}]), WHO, "peft"),
+    (
+        evidence.deviation_test_well_formed,
+        first(deviations=[{**DEVIATION, "test": "test_a_starts_at_zero"}]),
+        "deviations[0].test",
+        "test_a_starts_at_zero",
     ),
     (implementations.no_implementation_is_true, first(no_implementation="because"), "no_implementation", "because"),
     (claims.formula_readable, claimed(parameters="L * rank * d +"), "claims.parameters", "L * rank * d +"),
@@ -184,11 +224,16 @@ def test_linter_finds_its_fault(linter, bad, key, value):
     assert value in str(found.value)
     assert found.rule == linter.__name__.replace("_", "-") or found.rule.endswith("-unique")
     assert found.message
+    assert found.allowed
     assert found.file == bad().files[0].name or linter.__name__.endswith("_unique") or "->" in str(found.value)
 
 
 def test_every_linter_is_shown_to_fail():
-    elsewhere = {implementations.implementation_has_entry}
+    elsewhere = {
+        implementations.implementation_has_entry,
+        implementations.implemented_is_described,
+        references.item_has_entry,
+    }
     assert {linter for linter, *_ in BAD} | elsewhere == set(LINTERS)
 
 
@@ -229,6 +274,50 @@ def test_implementations_and_entries_are_bound_both_ways(tmp_path):
     (package / "additive" / "stray_one.py").touch()
     (finding,) = implementations.implementation_has_entry(both)
     assert (finding.file, finding.allowed) == ("impls/additive/stray_one.py", "an entry additive/stray-one.toml")
+
+
+def test_an_implemented_entry_is_described(tmp_path):
+    package = tmp_path / "impls"
+    (package / "additive").mkdir(parents=True)
+    (package / "additive" / "first.py").touch()
+    undo = {"detachable": True, "mergeable": True, "strength": "linear"}
+    told = {"fidelity": {"basis": "paper"}, "reversibility": undo, "claims": {"backbones": ["decoder"]}}
+    linter = implementations.implemented_is_described
+    assert list(linter(collection({"first": told}, implementations=(package,)))) == []
+    assert list(linter(collection())) == []
+    findings = list(linter(collection(implementations=(package,))))
+    assert {finding.key for finding in findings} == {"fidelity", "reversibility", "claims.backbones"}
+    assert {finding.file for finding in findings} == {"additive/first.toml"}
+    assert all(finding.allowed for finding in findings)
+
+
+def accounting(*listed: list[dict]) -> Collection:
+    """The whole catalog, where first and second appear on the list as told."""
+    files = collection(
+        {slug: {"listed_in": rows} for slug, rows in zip(("first", "second"), listed, strict=True)}
+    ).files
+    return Collection(files, (LIST,), complete=True)
+
+
+def test_every_item_of_a_list_is_in_one_entry():
+    row = entry_data("first")["listed_in"][0]
+    assert list(references.item_has_entry(accounting([row], []))) == []
+    assert list(references.item_has_entry(collection())) == [], "only the whole catalog accounts for the lists"
+
+    (missing,) = references.item_has_entry(accounting([], []))
+    assert (missing.file, missing.key, missing.value) == ("lists.toml", "a-list.items[0]", "'First title'")
+    assert missing.message == "is in no entry"
+    (twice,) = references.item_has_entry(accounting([row], [row]))
+    assert twice.message == "is in additive/first.toml and additive/second.toml"
+    assert twice.allowed
+
+
+@pytest.mark.parametrize(
+    ("base", "later"), [("2021-07-31", False), ("2021-08-01", True), ("2022", True), ("2021", False)]
+)
+def test_papers_of_two_months_on_end_may_build_on_each_other(base, later):
+    changes = {"first": {"builds_on": ["second"]}, "second": {"published": base, "arxiv": None}}
+    assert bool(list(lineage.builds_on_earlier(collection(changes)))) == later
 
 
 def test_one_month_of_grace_between_number_and_announcement():

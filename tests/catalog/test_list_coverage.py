@@ -70,6 +70,23 @@ def test_the_counts_agree():
     assert len(LISTINGS) == sum(len(source.items) for source in LISTS)
 
 
+def address(link: str) -> str:
+    """A link without what does not change where it leads."""
+    return link.split("?")[0].removeprefix("https://").rstrip("/").casefold()
+
+
+def test_a_code_link_of_a_list_is_the_entry_s_or_an_erratum():
+    items = [(source.slug, item) for source in LISTS for item in source.items if item.code]
+    assert len(items) == 43
+    wrong = []
+    for slug, item in items:
+        entry = next(e for e in ENTRIES for x in e.listed_in if x.list_slug == slug and is_item(x, item))
+        told = any(address(item.code) in erratum.claim.casefold() for erratum in entry.errata)
+        if not told and address(item.code) != address(entry.code or ""):
+            wrong.append((entry.slug, item.code))
+    assert wrong == []
+
+
 def test_errata_speak_of_lists_that_have_the_entry():
     """A list may also get an entry wrong by printing its arXiv id at another item."""
     strays = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ DEBERTA_BASE = Size(L=12, d=768, f=3072, heads=12, head_dim=64, V=128100, positi
 GPT2_MEDIUM = Size(L=24, d=1024, f=4096, heads=16, head_dim=64, V=50257, positions=1024)
 GPT3 = Size(L=96, d=12288, f=49152, heads=96, head_dim=128, V=50257, positions=2048)
 LLAMA_7B = Size(L=32, d=4096, f=11008, heads=32, head_dim=128, V=32000, positions=0, gated=True, norm="rms", bias=False)
+LLAMA_13B = replace(LLAMA_7B, L=40, d=5120, f=13824, heads=40)
 
 
 class Holder(nn.Module):

@@ -14,7 +14,7 @@ from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
 from reference_impls.reparameterized.delora import DeLoRALinear, Norm, attach
 
-from .parity import ROBERTA_BASE, SHAPES, copy_to, in_peft, linear, matrices_computed, randomize, twin
+from .parity import LLAMA_7B, ROBERTA_BASE, SHAPES, copy_to, in_peft, linear, matrices_computed, randomize, twin
 
 
 def start(d_in: int = 12, d_out: int = 8, *, norm: Norm = "columns", follows: bool = False) -> DeLoRALinear:
@@ -34,7 +34,8 @@ def learned(layer: DeLoRALinear) -> Tensor:
 
 
 def test_counts() -> None:
-    assert attach(build("encoder", ROBERTA_BASE, device="meta"), rank=8).count() == 294_936
+    assert attach(build("encoder", ROBERTA_BASE, device="meta"), rank=8).count() == 294_936 == 294_912 + 24
+    assert attach(build("decoder", LLAMA_7B, device="meta"), rank=8).count() == 4_194_368
     assert (
         sum(p.numel() for p in DeLoRALinear(nn.Linear(768, 768), 8, 8, 0.0, "columns", False).parameters())
         - (768 * 769)
@@ -141,6 +142,30 @@ def test_lambda_scales_the_learned_part_exactly(c: float) -> None:
     assert torch.allclose(layer.delta_weight(), c * change, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_scaling_a_whole_factor_keeps_the_size_and_takes_the_sign(name: str) -> None:
+    layer = site()
+    part = learned(layer).detach().clone()
+    for c, expected in ((2.0, part), (-0.5, -part)):  # one after the other: 2, then -1
+        with torch.no_grad():
+            getattr(layer, name).mul_(c)
+        assert torch.allclose(learned(layer), expected, rtol=0, atol=1e-13)
+
+
+def test_it_is_not_the_product_divided_by_its_norm() -> None:
+    layer = site()
+    product = layer.B @ layer.A
+    assert not torch.allclose(learned(layer) / 4, product / product.norm(), atol=0.05)
+
+
+def test_norm_of_the_matrix_is_that_of_its_columns_times_the_root_of_the_inputs_where_it_is_orthogonal() -> None:
+    base = linear(9, 9).requires_grad_(False)
+    base.weight.copy_(torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64)).Q)
+    columns, matrix = (DeLoRALinear(base, 2, 1.0, 0.0, norm, False).n for norm in ("columns", "matrix"))
+    assert torch.allclose(columns, torch.ones(9, dtype=torch.float64))
+    assert matrix.item() == pytest.approx(9**0.5)
+
+
 def test_learned_part_has_rank_r_and_the_change_twice_that() -> None:
     layer = site(12, 12)
     assert torch.linalg.matrix_rank(learned(layer) * layer.n) == 4
@@ -212,6 +237,16 @@ def test_peft_starts_at_zero_b_and_jumps_with_the_first_step() -> None:
     randomize([small.A, small.B], 1e-4)
     randomize([large.A, large.B], 1e-3)
     assert (large.delta_weight().norm() / small.delta_weight().norm()).item() == pytest.approx(10, rel=0.05)
+
+
+def test_default_lambda_of_peft_bounds_the_change_at_15_times_the_weight() -> None:
+    theirs = in_peft("DeloraConfig", linear(12, 8), r=4, init_weights=False)
+    with torch.no_grad():  # all pieces alike, along the direction that the weights' columns are longest in
+        theirs.delora_A["default"].copy_(theirs.delora_w_norm["default"].expand(4, -1))
+        theirs.delora_B["default"].copy_(torch.ones(8, 4))
+    size, weight = theirs.get_delta_weight("default").norm(), theirs.base_layer.weight.norm()
+    assert theirs.delora_lambda["default"].item() == 15
+    assert 3 * weight < size <= 15 * weight
 
 
 def test_shared_memory_of_the_official_copies_leaves_nothing_to_learn() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,12 +11,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reference_impls.adapter import AdapterError
-from reference_impls.backbones import build, pretrained
+from reference_impls.backbones import Size, build, pretrained
 from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
 from reference_impls.reparameterized.dora import DoRALinear, MagnitudeLinear, attach, row_norms
 
-from .parity import LLAMA_7B, SHAPES, assert_same, copy_to, in_peft, linear, matrices_computed, randomize, same
+from .parity import (
+    LLAMA_7B,
+    LLAMA_13B,
+    SHAPES,
+    assert_same,
+    copy_to,
+    in_peft,
+    linear,
+    matrices_computed,
+    randomize,
+    same,
+)
+
+TOTAL = {LLAMA_7B: 6_738_415_616, LLAMA_13B: 13_015_864_320}
+
+
+def share(count: int, total: int) -> float:
+    """Percent of all values, trained ones counted in, as the paper's tables have it."""
+    return 100 * count / (total + count)
 
 
 def site(d_in: int = 12, d_out: int = 8, *, simple: bool = True, dropout: float = 0.0) -> DoRALinear:
@@ -33,7 +52,40 @@ def test_counts_at_llama_7b() -> None:
     magnitudes = sum(p.numel() for name, p in adapter.named_parameters() if name.endswith(".m"))
     assert magnitudes == 876_544
     assert adapter.count() - magnitudes == 56_098_816
-    assert round(100 * adapter.count() / (6_738_415_616 + adapter.count()), 2) == 0.84
+    assert round(share(adapter.count() - magnitudes, TOTAL[LLAMA_7B]), 2) == 0.83  # LoRA's
+
+
+@pytest.mark.parametrize(
+    ("size", "rank", "percent"),
+    [
+        (LLAMA_7B, 8, 0.22),
+        (LLAMA_7B, 16, 0.43),
+        (LLAMA_7B, 32, 0.84),
+        (LLAMA_7B, 64, 1.65),
+        (LLAMA_13B, 16, 0.35),
+        (LLAMA_13B, 32, 0.68),
+    ],
+)
+def test_shares_of_the_paper(size: Size, rank: int, percent: float) -> None:
+    count = attach(build("decoder", size, device="meta"), rank=rank).count()
+    assert round(share(count, TOTAL[size]), 2) == percent
+
+
+@pytest.mark.parametrize(("size", "percent"), [(LLAMA_7B, 0.39), (LLAMA_13B, 0.31)])
+def test_shares_of_the_paper_with_directions_for_q_k_v_alone(size: Size, percent: float) -> None:
+    """Magnitudes for all seven matrices; the paper cuts the last digit off."""
+    model = build("decoder", size, device="meta")
+    adapter = attach(model, rank=32, targets=["q", "k", "v"], magnitude_only=["o", "gate", "up", "down"])
+    assert int(100 * share(adapter.count(), TOTAL[size])) / 100 == percent
+
+
+def test_share_of_the_paper_at_llama_3_8b_whose_keys_and_values_are_narrow() -> None:
+    shapes = {"q": (4096, 4096), "k": (4096, 1024), "v": (4096, 1024), "up": (4096, 14336), "down": (14336, 4096)}
+    block = nn.ModuleDict({name: nn.Linear(*shape, device="meta") for name, shape in shapes.items()})
+    adapter = attach(block, rank=32)
+    magnitudes = sum(p.numel() for name, p in adapter.named_parameters() if name.endswith(".m"))
+    assert round(share(32 * adapter.count(), 8_030_261_248), 2) == 0.71
+    assert round(share(32 * (adapter.count() - magnitudes), 8_030_261_248), 2) == 0.70
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -210,6 +262,52 @@ def test_strength_goes_through_the_normalization() -> None:
         expected = (m / V.norm(dim=1))[:, None] * V
         x = torch.randn(5, 12, dtype=torch.float64)
         assert torch.allclose(layer(x), F.linear(x, expected, layer.base.bias), rtol=0, atol=1e-12)
+
+
+def test_magnitude_only_layers_drop_inputs_of_the_change_alone() -> None:
+    layer = MagnitudeLinear(linear(12, 8), dropout=0.5)
+    randomize([layer.m])
+    x = torch.randn(4, 12, dtype=torch.float64)
+    torch.manual_seed(5)
+    trained = layer(x)
+    torch.manual_seed(5)
+    expected = layer.base(x) + (layer.m / layer.m0 - 1) * F.linear(F.dropout(x, 0.5), layer.base.weight)
+    assert torch.allclose(trained, expected, rtol=0, atol=1e-13)
+    merged = F.linear(x, layer.merged()["weight"], layer.base.bias)
+    assert torch.allclose(layer.eval()(x), merged, rtol=0, atol=1e-13)
+
+
+def in_lycoris(layer: DoRALinear, on_out: bool = True) -> Any:
+    """Its module with our values; magnitudes exist in float32 alone there."""
+    modules = pytest.importorskip("lycoris.modules.locon")
+    base = copy.deepcopy(layer.base).float()
+    theirs = modules.LoConModule("q", base, lora_dim=4, alpha=6, weight_decompose=True, wd_on_out=on_out)
+    copy_to(theirs.lora_down.weight, layer.A)
+    copy_to(theirs.lora_up.weight, layer.B)
+    return theirs
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_merged_weight_and_its_gradients_equal_lycoris_whose_norm_is_attached(shape: tuple[int, int]) -> None:
+    ours = site(*shape, simple=False)
+    theirs = in_lycoris(ours)
+    copy_to(theirs.dora_scale, ours.m)
+    mine, other = ours.merged()["weight"], theirs.get_merged_weight()[0]
+    assert torch.allclose(mine.float(), other, rtol=0, atol=1e-5)
+    weights = torch.randn_like(other)
+    trained = [theirs.lora_down.weight, theirs.lora_up.weight, theirs.dora_scale]
+    a = torch.autograd.grad((mine * weights).sum(), [ours.A, ours.B, ours.m])
+    b = torch.autograd.grad((other * weights).sum(), trained)
+    assert all(torch.allclose(g.float(), h.view(g.shape), rtol=0, atol=1e-4) for g, h in zip(a, b, strict=True))
+
+
+def test_lycoris_can_take_norms_of_input_columns_instead() -> None:
+    ours = site()
+    theirs = in_lycoris(ours, on_out=False)
+    assert theirs.dora_scale.shape == (1, 12)
+    weight = theirs.get_merged_weight()[0].double()
+    assert torch.allclose(weight.norm(dim=0), ours.base.weight.norm(dim=0), rtol=1e-5)
+    assert not torch.allclose(weight.norm(dim=1), ours.base.weight.norm(dim=1), rtol=1e-2)
 
 
 def test_bias_is_not_scaled() -> None:

@@ -14,7 +14,18 @@ from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
 from reference_impls.reparameterized.hra import HRA, ReflectedLinear, attach
 
-from .parity import DEBERTA_BASE, SHAPES, assert_same, copy_to, in_peft, linear, matrices_computed, randomize, same
+from .parity import (
+    DEBERTA_BASE,
+    LLAMA_7B,
+    SHAPES,
+    assert_same,
+    copy_to,
+    in_peft,
+    linear,
+    matrices_computed,
+    randomize,
+    same,
+)
 
 
 def site(d_in: int = 12, d_out: int = 8, rank: int = 4, *, orthogonal: bool = False) -> ReflectedLinear:
@@ -45,6 +56,13 @@ def gram_schmidt(V: Tensor) -> Tensor:
 def test_counts() -> None:
     assert site(768, 768, 8).V.numel() == 6_144
     assert attach(build("encoder", DEBERTA_BASE, device="meta"), rank=8).count() == 663_552
+
+
+@pytest.mark.parametrize(("rank", "percent"), [(8, 0.03), (16, 0.06), (32, 0.12)])
+def test_shares_of_the_paper_at_llama_2_7b_on_queries_and_values(rank: int, percent: float) -> None:
+    count = attach(build("decoder", LLAMA_7B, device="meta"), rank=rank, targets=["q", "v"]).count()
+    assert count == 262_144 * rank
+    assert round(100 * count / 6_738_415_616, 2) == percent
 
 
 @pytest.mark.parametrize("rank", [2, 4, 6])
@@ -99,6 +117,13 @@ def test_norms_and_angles_of_neurons_are_kept_and_the_change_has_rank_r() -> Non
     W0, W = layer.base.weight, layer.merged()["weight"]
     assert torch.allclose(W @ W.T, W0 @ W0.T, rtol=0, atol=1e-13)
     assert torch.linalg.matrix_rank(W - W0) == 4
+
+
+def test_reversed_chain_is_the_inverse() -> None:
+    layer, other = site(), site()
+    with torch.no_grad():
+        other.V.copy_(layer.V.flip(1))
+    assert torch.allclose(chain(layer) @ chain(other), torch.eye(12, dtype=torch.float64), rtol=0, atol=1e-13)
 
 
 def test_order_of_the_reflections_matters() -> None:
@@ -237,11 +262,49 @@ def test_gram_schmidt_of_peft_fails_on_its_own_paired_start() -> None:
     assert not torch.allclose(theirs(x), base(x), atol=1e-2)
 
 
-def test_a_zero_column_has_no_direction() -> None:
+def test_a_zero_column_has_no_direction_here_and_in_peft() -> None:
     layer = site()
-    with torch.no_grad():
-        layer.V[:, 0] = 0
-    assert torch.isnan(layer(torch.randn(1, 12, dtype=torch.float64))).all()
+    theirs = in_peft("HRAConfig", layer.base, r=4)
+    for parameter in (layer.V, theirs.hra_u["default"]):
+        with torch.no_grad():
+            parameter[:, 0] = 0
+    x = torch.randn(1, 12, dtype=torch.float64)
+    assert torch.isnan(layer(x)).all()
+    assert torch.isnan(theirs(x)).all()
+
+
+def test_official_epsilon_under_the_root_leaves_short_normals_and_no_orthogonal_chain() -> None:
+    eps, eye = 6e-5, torch.eye(12, dtype=torch.float64)
+    for length, departs in ((1e-3, True), (1.0, False)):
+        v = torch.zeros(12, dtype=torch.float64)
+        v[0] = length
+        u = v / (v.square().sum() + eps).sqrt()
+        H = eye - 2 * torch.outer(u, u)
+        assert bool((H @ H - eye).abs().max() > 0.05) == departs
+        assert ((H - eye).abs().max() < 0.04) == departs  # hardly a reflection: near the identity
+
+
+def test_rounding_piles_up_in_merges_of_peft_and_not_here() -> None:
+    ours = site()
+    theirs = in_peft("HRAConfig", ours.base, r=4).float()
+    copy_to(theirs.hra_u["default"], ours.V)
+    start = theirs.base_layer.weight.detach().clone()
+    errors = []
+    for _ in range(100):
+        theirs.merge()
+        theirs.unmerge()
+        errors.append((theirs.base_layer.weight - start).abs().max().item())
+    assert 0 < errors[0] < 1e-6
+    assert errors[-1] > 5 * errors[0]
+    model = pretrained("decoder")
+    adapter = attach(model)
+    randomize(adapter.parameters(), 0.1)
+    for _ in range(3):
+        adapter.merge()
+        adapter.unmerge()
+    adapter.detach()
+    base = pretrained("decoder").state_dict()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

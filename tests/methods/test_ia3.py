@@ -145,6 +145,27 @@ def test_the_factor_itself_is_no_strength_but_its_distance_from_one_is(kind: typ
     assert silenced.norm() > 3 * (full - base).norm()
 
 
+def test_a_power_of_the_factor_reaches_base_and_inverse_but_is_not_antisymmetric() -> None:
+    site = drawn(ScaledOutput(linear(12, 8)))  # type: ignore[arg-type]
+    with torch.no_grad():
+        site.l.uniform_(0.3, 1.7)
+    weight = site.base.weight
+
+    def change(c: float) -> Tensor:
+        return (site.l**c - 1)[:, None] * weight
+
+    assert not change(0.0).any()
+    assert torch.allclose((1 + (site.l**-1 - 1)) * site.l, torch.ones(8, dtype=torch.float64))
+    assert (change(-1.0) + change(1.0)).norm() > 0.3 * change(1.0).norm()
+
+
+def test_narrow_keys_and_values_of_grouped_queries_have_narrow_vectors() -> None:
+    shapes = {"q": (32, 32), "k": (32, 8), "v": (32, 8), "down": (64, 32)}
+    block = nn.ModuleDict({name: nn.Linear(*shape) for name, shape in shapes.items()})
+    sizes = {path: site.l.numel() for path, site in attach(block).sites().items()}  # type: ignore[operator, union-attr]
+    assert sizes == {"k": 8, "v": 8, "down": 64}
+
+
 @pytest.mark.parametrize(("d_in", "d_out"), SHAPES)
 def test_merged_rows_and_columns(d_in: int, d_out: int) -> None:
     base = linear(d_in, d_out)
@@ -176,6 +197,48 @@ def test_equals_peft_in_outputs_and_gradients(d_in: int, d_out: int, feedforward
     ((theirs(other) - target) ** 2).sum().backward()
     assert torch.allclose(ours.l.grad, vector.grad.flatten(), rtol=1e-12)
     assert torch.allclose(mine.grad, other.grad, rtol=1e-12)
+
+
+def test_peft_trains_as_many_values_of_a_small_encoder_decoder() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.IA3Config(target_modules=["k", "v", "down"], feedforward_modules=["down"])
+    wrapped = peft.get_peft_model(build("encoder-decoder", TINY), config)
+    assert sum(p.numel() for p in wrapped.parameters() if p.requires_grad) == 1_152
+
+
+@pytest.mark.parametrize("on_input", [False, True])
+@pytest.mark.parametrize(("d_in", "d_out"), SHAPES)
+def test_equals_lycoris_but_for_the_bias_of_a_scaled_output(d_in: int, d_out: int, on_input: bool) -> None:
+    """It learns l - 1, and adds the base's bias unscaled."""
+    modules = pytest.importorskip("lycoris.modules.ia3")
+    base = linear(d_in, d_out)
+    ours = drawn((ScaledInput if on_input else ScaledOutput)(base))
+    theirs = modules.IA3Module("q", base, train_on_input=on_input).double()
+    theirs.org_forward = base.forward
+    with torch.no_grad():
+        theirs.weight.copy_(ours.l - 1)
+    x, weights = torch.randn(5, d_in, dtype=torch.float64), torch.randn(5, d_out, dtype=torch.float64)
+    assert torch.allclose(ours.merged()["weight"], theirs.get_merged_weight()[0], rtol=0, atol=1e-13)  # type: ignore[index]
+    mine, other = ours(x), theirs(x)
+    scaled = 0.0 if on_input else (ours.l - 1) * base.bias
+    assert torch.allclose(mine, other + scaled, rtol=0, atol=1e-12)
+    (a,) = torch.autograd.grad(((mine - scaled) * weights).sum(), ours.l)
+    (b,) = torch.autograd.grad((other * weights).sum(), theirs.weight)
+    assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+def test_rounding_of_a_division_does_not_pile_up_in_merges_of_peft() -> None:
+    peft = pytest.importorskip("peft")
+    base = nn.Linear(12, 8)
+    start = base.weight.detach().clone()
+    layer = peft.get_peft_model(nn.Sequential(base), peft.IA3Config(target_modules=["0"], feedforward_modules=[]))
+    with torch.no_grad():
+        layer.base_model.model[0].ia3_l["default"].uniform_(0.5, 1.5)
+    with pytest.warns(UserWarning, match="inaccurate"):
+        for _ in range(100):
+            layer.merge_adapter()
+            layer.unmerge_adapter()
+    assert 0 < (base.weight - start).abs().max() < 1e-5
 
 
 def test_peft_scales_the_output_of_a_down_projection_that_is_no_feedforward_module() -> None:
@@ -304,12 +367,28 @@ def test_loss_of_choices_is_t_fews_and_of_a_plain_batch_the_task_loss() -> None:
 def test_t_few_training_ranks_the_right_answer_first() -> None:
     model = pretrained("encoder-decoder")
     adapter = attach(model)
+    assert isinstance(adapter, IA3)
     losses = adapter.fit([questions(model, i) for i in range(40)], learning_rate=3e-2)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    asked = questions(model, 99)
     adapter.strength = 0.0
-    before = adapter.loss(questions(model, 99))
+    before, wrong = adapter.loss(asked), int(adapter.rank(asked).count_nonzero())
     adapter.strength = 1.0
-    assert adapter.loss(questions(model, 99)) < before
+    assert adapter.loss(asked) < before
+    assert int(adapter.rank(asked).count_nonzero()) <= wrong
+
+
+def test_the_answer_of_largest_mean_log_likelihood_is_predicted_not_of_the_largest_sum() -> None:
+    model = pretrained("encoder-decoder").double()
+    adapter = attach(model)
+    assert isinstance(adapter, IA3)
+    asked = questions(model, 3)
+    asked.wrong[:, 0, 2:] = -100  # short answers have large sums
+    logits, answers = adapter._score(asked)
+    means = mean_log_likelihood(logits, answers)
+    sums = means * (answers != -100).sum(-1)
+    assert torch.equal(adapter.rank(asked), means.argmax(1))
+    assert not torch.equal(means.argmax(1), sums.argmax(1))
 
 
 def questions(model: nn.Module, seed: int) -> Choices:

@@ -19,6 +19,7 @@ from .parity import (
     GPT2_MEDIUM,
     GPT3,
     ROBERTA_BASE,
+    ROBERTA_LARGE,
     SHAPES,
     assert_same,
     copy_to,
@@ -40,13 +41,29 @@ def site(d_in: int = 12, d_out: int = 8, rank: int = 4, alpha: float = 6, dropou
     ("kind", "size", "rank", "count"),
     [
         ("encoder", ROBERTA_BASE, 8, 294_912),
+        ("encoder", ROBERTA_LARGE, 8, 786_432),
         ("decoder", GPT3, 1, 4_718_592),
+        ("decoder", GPT3, 2, 9_437_184),
+        ("decoder", GPT3, 4, 18_874_368),
         ("decoder", GPT3, 8, 37_748_736),
+        ("decoder", GPT3, 64, 301_989_888),
         ("decoder", GPT2_MEDIUM, 4, 393_216),
     ],
 )
 def test_counts_of_the_paper(kind: str, size: Size, rank: int, count: int) -> None:
     assert attach(build(kind, size, device="meta"), rank=rank).count() == count
+
+
+@pytest.mark.parametrize(("rank", "targets"), [(2, "v"), (1, "qv")])
+def test_one_matrix_at_twice_the_rank_costs_what_two_do(rank: int, targets: str) -> None:
+    assert attach(build("decoder", GPT3, device="meta"), rank=rank, targets=list(targets)).count() == 4_718_592
+
+
+@pytest.mark.parametrize(("rank", "millions"), [(1, 9.4), (2, 18.8), (4, 37.7), (64, 603.9)])
+def test_counts_of_the_paper_for_all_four_matrices(rank: int, millions: float) -> None:
+    """Printed with the last digit cut off, and 603.8 for the last."""
+    count = attach(build("decoder", GPT3, device="meta"), rank=rank, targets=["q", "k", "v", "o"]).count()
+    assert count // 100_000 / 10 == millions
 
 
 def test_start_is_the_base_model_exactly() -> None:
@@ -94,6 +111,34 @@ def test_alpha_doubled_doubles_the_change_and_rank_divides_it() -> None:
     two.load_state_dict(one.state_dict())
     assert torch.equal(two.delta_weight(), 2 * one.delta_weight())
     assert one.scale == 6 / 4
+
+
+def test_rank_stabilized_scale_of_peft_divides_by_the_root_of_the_rank() -> None:
+    ours = site()
+    theirs = in_peft("LoraConfig", ours.base, r=4, lora_alpha=6, use_rslora=True)
+    copy_to(theirs.lora_A["default"].weight, ours.A)
+    copy_to(theirs.lora_B["default"].weight, ours.B)
+    delta = theirs.get_delta_weight("default")
+    assert torch.allclose(delta, 2 * ours.delta_weight(), rtol=0, atol=1e-13)  # 6 / sqrt 4 instead of 6 / 4
+
+
+@pytest.mark.parametrize("c", [-1.0, 0.5, 3.0])
+def test_strength_scaled_into_a_factor_hides_from_its_gradient_and_into_both_is_squared(c: float) -> None:
+    layer, one, both = site(), site(), site()
+    for other in (one, both):
+        other.load_state_dict(layer.state_dict())
+    x, weights = torch.randn(5, 12, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
+    change = layer.delta_weight()
+    layer.strength = c
+    with torch.no_grad():
+        one.B.mul_(c)
+        both.A.mul_(c)
+        both.B.mul_(c)
+    assert torch.allclose(one(x), layer(x), rtol=0, atol=1e-13)
+    (right,) = torch.autograd.grad((layer(x) * weights).sum(), layer.B)
+    (wrong,) = torch.autograd.grad((one(x) * weights).sum(), one.B)
+    assert torch.allclose(right, c * wrong, rtol=0, atol=1e-12)
+    assert torch.allclose(both.delta_weight(), c * c * change, rtol=0, atol=1e-13)
 
 
 def test_dropout_acts_on_the_input_of_the_branch_alone() -> None:
@@ -201,6 +246,38 @@ def test_linear_equals_loralib(shape: tuple[int, int]) -> None:
     assert torch.allclose(ours.merged()["weight"], theirs.weight, rtol=0, atol=1e-13)
 
 
+def test_transposed_weights_of_gpt2_get_the_transposed_change() -> None:
+    loralib = pytest.importorskip("loralib")
+    ours = site(12, 8)
+    theirs = loralib.Linear(12, 8, r=4, lora_alpha=6, fan_in_fan_out=True).double()
+    for other, mine in (
+        (theirs.lora_A, ours.A),
+        (theirs.lora_B, ours.B),
+        (theirs.weight, ours.base.weight.T),
+        (theirs.bias, ours.base.bias),
+    ):
+        copy_to(other, mine)
+    x = torch.randn(5, 12, dtype=torch.float64)
+    assert torch.allclose(ours(x), theirs(x), rtol=0, atol=1e-12)
+    theirs.eval()
+    assert theirs.weight.shape == (12, 8)
+    assert torch.allclose(ours.merged()["weight"].T, theirs.weight, rtol=0, atol=1e-13)
+
+
+def test_loralib_merges_once_in_two_calls_of_eval_and_a_second_merge_here_is_refused() -> None:
+    loralib = pytest.importorskip("loralib")
+    theirs = loralib.Linear(12, 8, r=4).double()
+    randomize([theirs.lora_B])
+    theirs.eval()
+    once = theirs.weight.detach().clone()
+    theirs.eval()
+    assert torch.equal(theirs.weight, once)
+    adapter = attach(pretrained("decoder"))
+    adapter.merge()
+    with pytest.raises(AdapterError, match="already merged"):
+        adapter.merge()
+
+
 def test_fused_projection_of_loralib_is_one_pair_a_slice() -> None:
     loralib = pytest.importorskip("loralib")
     q, v = site(10, 10), site(10, 10)
@@ -223,6 +300,26 @@ def test_linear_equals_peft(shape: tuple[int, int]) -> None:
     copy_to(B, ours.B)
     assert_same(ours, theirs, [(ours.A, A, same), (ours.B, B, same)], shape[0])
     assert torch.allclose(theirs.get_delta_weight("default"), ours.delta_weight(), rtol=0, atol=1e-13)
+
+
+def test_a_of_peft_starts_uniform_and_gaussian_on_request() -> None:
+    uniform = in_peft("LoraConfig", nn.Linear(400, 50), r=64).lora_A["default"].weight
+    assert 0.99 / 20 < uniform.abs().max() <= 1 / 20
+    gaussian = in_peft("LoraConfig", nn.Linear(400, 50), r=64, init_lora_weights="gaussian").lora_A["default"].weight
+    assert gaussian.std().item() == pytest.approx(1 / 64, rel=0.02)
+    assert gaussian.abs().max() > 3 / 64
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_change_equals_lycoris(shape: tuple[int, int]) -> None:
+    functional = pytest.importorskip("lycoris.functional.locon")
+    ours = site(*shape)
+    theirs = functional.diff_weight(ours.A, ours.B, None, gamma=ours.scale, backend="torch")
+    assert torch.allclose(ours.delta_weight(), theirs, rtol=0, atol=1e-13)
+    weights = torch.randn_like(theirs)
+    mine = torch.autograd.grad((ours.delta_weight() * weights).sum(), [ours.A, ours.B])
+    other = torch.autograd.grad((theirs * weights).sum(), [ours.A, ours.B])
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(mine, other, strict=True))
 
 
 def test_loralib_takes_a_merge_out_up_to_rounding_and_this_bit_for_bit() -> None:

@@ -62,6 +62,15 @@ def test_cayley_is_special_orthogonal_however_large(spread: float) -> None:
     assert torch.allclose(torch.linalg.det(R), torch.ones(5, dtype=torch.float64))
     assert torch.allclose(R, (eye + Q) @ torch.linalg.inv(eye - Q), rtol=0, atol=1e-11)
     assert torch.allclose(cayley(-Q), R.mT, rtol=0, atol=1e-12)
+    # I + R = 2 (I - Q)^-1 can be inverted: no vector is turned into its opposite, so no reflection and no half turn.
+    assert torch.allclose(eye + R, 2 * torch.linalg.inv(eye - Q), rtol=0, atol=1e-11)
+
+
+def test_blocks_of_one_input_cannot_turn_and_have_nothing_to_train() -> None:
+    layer = RotatedLinear(linear(12, 8), 12, False, False)
+    assert layer.q.numel() == 0
+    x = torch.randn(3, 12, dtype=torch.float64)
+    assert torch.equal(layer(x), layer.base(x))
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -119,6 +128,20 @@ def test_rescaling_is_one_positive_factor_a_neuron() -> None:
     assert torch.allclose(layer(x), layer.t.exp() * (plain(x) - bias) + bias, rtol=0, atol=1e-12)
     lengths = layer.merged()["weight"].norm(dim=1) / layer.base.weight.norm(dim=1)
     assert torch.allclose(lengths, layer.t.exp())
+
+
+def test_factors_can_be_fitted_after_the_rotation() -> None:
+    model = pretrained("decoder").double()
+    adapter = attach(model, rescale=True)
+    randomize(adapter.parameters(), 0.1)
+    layers = [site for site in adapter.sites().values() if isinstance(site, RotatedLinear)]
+    for layer in layers:
+        layer.q.requires_grad_(False)
+    turned = [layer.rotation() for layer in layers]
+    assert adapter.count() == 3 * 4 * 32
+    losses = adapter.fit([model.batch(0)] * 10)
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(layer.rotation(), R) for layer, R in zip(layers, turned, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -183,6 +206,15 @@ def test_official_halved_matrix_takes_the_same_adam_steps() -> None:
     assert torch.allclose(((P - P.mT) / 2)[:, rows, columns], layer.q, rtol=0, atol=1e-9)
 
 
+def test_official_paths_for_shared_and_for_batched_blocks_are_inverse_rotations() -> None:
+    P = torch.randn(5, 5, dtype=torch.float64)
+    skewed, eye = (P - P.T) / 2, torch.eye(5, dtype=torch.float64)
+    shared = (eye + skewed) @ torch.linalg.inv(eye - skewed)
+    batched = (eye - skewed) @ torch.linalg.inv(eye + skewed)
+    assert torch.allclose(shared @ batched, eye, rtol=0, atol=1e-12)
+    assert torch.allclose(cayley(skewed), shared, rtol=0, atol=1e-12)
+
+
 def test_no_matrix_of_the_input_s_width_is_computed() -> None:
     layer = RotatedLinear(nn.Linear(64, 48).requires_grad_(False), 8, False, False)
     x = torch.randn(3, 64)
@@ -245,6 +277,54 @@ def test_diag_oft_of_lycoris_turns_outputs(shape: tuple[int, int], rescale: bool
     (b,) = torch.autograd.grad(theirs.square()[0].sum(), blocks)
     rows, columns = torch.triu_indices(d_out // 2, d_out // 2, 1)
     assert torch.allclose(a, -b[:, rows, columns].to(a), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("r", "size"), [(2, 4), (0, 0)])
+def test_peft_takes_a_number_of_blocks_or_their_size_and_not_both(r: int, size: int) -> None:
+    peft = pytest.importorskip("peft")
+    with pytest.raises(ValueError, match="oft_block_size"):
+        peft.OFTConfig(r=r, oft_block_size=size)
+
+
+def test_coft_of_peft_leaves_the_size_of_the_blocks_out_of_the_radius() -> None:
+    layer = site(12, 8)
+    theirs = in_peft("OFTConfig", layer.base, r=0, oft_block_size=4, use_cayley_neumann=False, coft=True, eps=1e-3)
+    weight = theirs.oft_R["default"].weight
+    copy_to(weight, layer.q)
+    theirs(torch.randn(1, 12, dtype=torch.float64))
+    lengths = skew(weight, 4).flatten(1).norm(dim=1)
+    radius = 1e-3 * 4**2 / math.sqrt(3)  # the official code's
+    assert torch.allclose(lengths, torch.full_like(lengths, radius / 4**2), rtol=1e-6)
+    adapter = attach(nn.ModuleDict({"q": layer.base}), blocks=3, coft=True, eps=1e-3, targets=["q"])
+    ours = adapter.sites()["q"]
+    assert isinstance(ours, RotatedLinear)
+    copy_to(ours.q, layer.q)
+    adapter.after_step()
+    assert torch.allclose(skew(ours.q, 4).flatten(1).norm(dim=1), torch.full_like(lengths, radius), rtol=1e-12)
+
+
+def test_constraint_of_lycoris_is_on_all_blocks_together() -> None:
+    functional = pytest.importorskip("lycoris.functional.diag_oft")
+    blocks = torch.randn(3, 4, 4)
+    R = functional.get_r(blocks, constraint=0.1)
+    eye = torch.eye(4)
+    Q = torch.linalg.solve(R + eye, R - eye)
+    assert Q.norm().item() == pytest.approx(0.1, rel=1e-4)
+    assert Q[0].norm() < 0.09
+
+
+def test_rounding_piles_up_in_merges_of_peft() -> None:
+    ours = site(12, 8)
+    theirs = in_peft("OFTConfig", ours.base, r=0, oft_block_size=4, use_cayley_neumann=False).float()
+    copy_to(theirs.oft_R["default"].weight, -ours.q)
+    start = theirs.base_layer.weight.detach().clone()
+    errors = []
+    for _ in range(100):
+        theirs.merge()
+        theirs.unmerge()
+        errors.append((theirs.base_layer.weight - start).abs().max().item())
+    assert 0 < errors[0] < 1e-6
+    assert errors[-1] > 3 * errors[0]
 
 
 def test_merging_back_and_forth_leaves_no_trace() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,12 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls.adapter import AdapterError
-from reference_impls.backbones import build, pretrained
+from reference_impls.backbones import Size, build, pretrained
 from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
 from reference_impls.reparameterized.road import RotaryLinear, attach
 
-from .parity import LLAMA_7B, SHAPES, assert_same, copy_to, in_peft, linear, matrices_computed, randomize
+from .parity import (
+    LLAMA_7B,
+    LLAMA_13B,
+    ROBERTA_BASE,
+    ROBERTA_LARGE,
+    SHAPES,
+    assert_same,
+    copy_to,
+    in_peft,
+    linear,
+    matrices_computed,
+    randomize,
+)
 
 
 def site(d_in: int = 12, d_out: int = 8, variant: int = 1) -> RotaryLinear:
@@ -46,10 +59,28 @@ def test_counts(variant: int, factor: int) -> None:
     assert layer.theta.numel() + layer.alpha.numel() == 768 * factor
 
 
-def test_count_at_llama_7b() -> None:
-    count = attach(build("decoder", LLAMA_7B, device="meta")).count()
-    assert count == 1_359_872
-    assert round(100 * count / 6_738_415_616, 2) == 0.02
+@pytest.mark.parametrize(
+    ("kind", "size", "total", "variant", "count", "percent"),
+    [
+        ("decoder", LLAMA_7B, 6_738_415_616, 1, 1_359_872, 0.02),
+        ("decoder", LLAMA_7B, 6_738_415_616, 2, 2_719_744, 0.04),
+        ("decoder", LLAMA_7B, 6_738_415_616, 4, 5_439_488, 0.08),
+        ("decoder", LLAMA_13B, 13_015_864_320, 1, 2_129_920, 0.02),
+        ("decoder", LLAMA_13B, 13_015_864_320, 2, 4_259_840, 0.03),
+        ("decoder", LLAMA_13B, 13_015_864_320, 4, 8_519_680, 0.07),
+        ("encoder", ROBERTA_BASE, 124_645_632, 1, 82_944, 0.07),
+        ("encoder", ROBERTA_LARGE, 355_359_744, 1, 221_184, 0.06),
+    ],
+)
+def test_counts_of_the_paper(kind: str, size: Size, total: int, variant: int, count: int, percent: float) -> None:
+    assert attach(build(kind, size, device="meta"), variant=variant).count() == count
+    assert round(100 * count / total, 2) == percent
+
+
+@pytest.mark.parametrize(("size", "total"), [(ROBERTA_BASE, 124_645_632), (ROBERTA_LARGE, 355_359_744)])
+def test_counts_of_the_paper_on_the_first_feed_forward_matrix_alone(size: Size, total: int) -> None:
+    count = attach(build("encoder", size, device="meta"), targets=["up"]).count()
+    assert round(100 * count / total, 2) == 0.03
 
 
 @pytest.mark.parametrize("variant", [1, 2, 4])
@@ -92,6 +123,21 @@ def test_without_stretch_output_lengths_are_kept_and_angles_of_neurons_are_not()
     W0, W = layer.base.weight, layer.merged()["weight"]
     assert torch.allclose(W.T @ W, W0.T @ W0, rtol=0, atol=1e-13)
     assert not torch.allclose(W @ W.T, W0 @ W0.T, atol=1e-2)
+
+
+def test_variants_2_and_4_are_no_rotations_and_can_be_singular() -> None:
+    for variant in (2, 4):
+        layer = site(variant=variant)
+        with torch.no_grad():
+            layer.alpha.fill_(1.0)
+            layer.theta.zero_()
+            layer.theta[-1, 0, 0] = math.pi / 2
+            layer.theta[0, 0, 0] = math.pi / 2  # first row (0, -1); the second stays (0, 1)
+        R = matrix(layer)
+        assert abs(torch.linalg.det(R[:2, :2]).item()) < 1e-12
+        assert not torch.allclose(R @ R.T, torch.eye(8, dtype=torch.float64), atol=0.5)
+    one = site()
+    assert torch.allclose(torch.linalg.det(one.blocks()), one.alpha.flatten().square())
 
 
 def test_without_angle_it_rescales_outputs_in_tied_pairs() -> None:
@@ -217,6 +263,35 @@ def test_larger_groups_of_peft_pair_other_outputs() -> None:
         permuted.theta.copy_(ours.theta)
         permuted.alpha.copy_(ours.alpha)
     assert torch.allclose(permuted(x), theirs(x)[:, order], rtol=0, atol=1e-12)
+
+
+def test_peft_refuses_outputs_that_do_not_fill_its_groups() -> None:
+    with pytest.raises(ValueError, match="divisible by group_size"):
+        in_peft("RoadConfig", linear(12, 8))
+
+
+def test_rounding_piles_up_in_merges_of_peft_and_not_here() -> None:
+    ours = site()
+    theirs = in_peft("RoadConfig", ours.base, variant="road_1", group_size=2).float()
+    copy_to(theirs.road_theta["default"], ours.theta)
+    copy_to(theirs.road_alpha["default"], ours.alpha)
+    start = theirs.base_layer.weight.detach().clone()
+    errors = []
+    for _ in range(100):
+        theirs.merge()
+        theirs.unmerge()
+        errors.append((theirs.base_layer.weight - start).abs().max().item())
+    assert 0 < errors[0] < 1e-6
+    assert errors[-1] > 5 * errors[0]
+    model = pretrained("decoder")
+    adapter = attach(model)
+    randomize(adapter.parameters(), 0.1)
+    for _ in range(3):
+        adapter.merge()
+        adapter.unmerge()
+    adapter.detach()
+    base = pretrained("decoder").state_dict()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from reference_impls.registry import load
 from reference_impls.reparameterized.vera import Projections, VeRALinear, attach
 
 from .parity import (
+    GPT2_MEDIUM,
+    GPT3,
+    LLAMA_7B,
+    LLAMA_13B,
     ROBERTA_BASE,
     ROBERTA_LARGE,
     SHAPES,
@@ -37,17 +42,32 @@ def site(d_in: int = 12, d_out: int = 8, rank: int = 4, widest: tuple[int, int] 
 
 
 @pytest.mark.parametrize(
-    ("size", "rank", "count"),
+    ("kind", "size", "rank", "count"),
     [
-        (ROBERTA_BASE, 1024, 43_008),
-        (ROBERTA_BASE, 1, 18_456),
-        (ROBERTA_BASE, 16, 18_816),
-        (ROBERTA_BASE, 256, 24_576),
-        (ROBERTA_LARGE, 256, 61_440),
+        ("encoder", ROBERTA_BASE, 1024, 43_008),
+        ("encoder", ROBERTA_BASE, 1, 18_456),
+        ("encoder", ROBERTA_BASE, 16, 18_816),
+        ("encoder", ROBERTA_BASE, 256, 24_576),
+        ("encoder", ROBERTA_LARGE, 256, 61_440),
+        ("encoder", ROBERTA_LARGE, 1, 49_200),
+        ("decoder", GPT2_MEDIUM, 1024, 98_304),
+        ("decoder", replace(GPT2_MEDIUM, L=36, d=1280, f=5120, heads=20), 1024, 165_888),
+        ("decoder", GPT3, 1, 2_359_488),
     ],
 )
-def test_counts_of_the_paper(size: Size, rank: int, count: int) -> None:
-    assert attach(build("encoder", size, device="meta"), rank=rank).count() == count
+def test_counts_of_the_paper(kind: str, size: Size, rank: int, count: int) -> None:
+    assert attach(build(kind, size, device="meta"), rank=rank).count() == count
+
+
+@pytest.mark.parametrize(("size", "millions"), [(LLAMA_7B, 1.6), (LLAMA_13B, 2.4)])
+def test_counts_of_the_paper_for_all_linear_layers_but_the_head(size: Size, millions: float) -> None:
+    targets = ["q", "k", "v", "o", "gate", "up", "down"]
+    assert round(attach(build("decoder", size, device="meta"), targets=targets).count() / 1e6, 1) == millions
+
+
+def test_one_layer_trains_its_outputs_and_the_rank() -> None:
+    layer = site(768, 768, 256, (768, 768))
+    assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 1_024
 
 
 def test_random_pair_is_kaiming_uniform_with_the_paper_s_bounds() -> None:
@@ -196,6 +216,13 @@ def test_a_seed_draws_the_pair_that_peft_draws(seed: int) -> None:
     pair = Projections(torch.empty(0, dtype=torch.float64), 4, 12, 8, seed, True)
     assert torch.equal(theirs.vera_A["default"].double(), pair.A)
     assert torch.equal(theirs.vera_B["default"].double(), pair.B)
+
+
+def test_a_second_adapter_of_peft_cannot_be_wider_than_the_first() -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(pretrained("decoder"), peft.VeraConfig(r=4, target_modules=["q"]))
+    with pytest.raises(ValueError, match="vera_A"):
+        model.add_adapter("second", peft.VeraConfig(r=4, target_modules=["down"]))
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ PAGES = [
     "compare/timeline/",
     "compare/deviations/",
     "lists/",
+    "lists/awesome-peft-for-foundation-models/",
+    "methods/miss/",
     "authors/",
     "about/measured/",
     "about/downloads/",
@@ -89,7 +91,7 @@ def search(page: Any, words: str) -> str:
     page.locator("[data-md-component=search-query]").click()
     page.locator("[data-md-component=search-query]").fill(words)
     first = page.locator(".md-search-result__item").first
-    first.wait_for(state="visible")
+    first.wait_for(state="visible", timeout=60_000)  # the index is built in the browser
     text: str = first.inner_text()
     return text
 
@@ -114,7 +116,10 @@ def test_hostile_text_stays_text_in_search_results(tab: Any) -> None:
 def test_hostile_page_runs_nothing(tab: Any) -> None:
     page = tab.open("methods/hostile/")
     assert "<script>window.pwned=1</script> | `x` {{ 7*7 }}" in page.locator("h1").inner_text()
-    assert page.locator("article :is(script, style, img, [onerror], [onload], [onmouseover], a[href^=javascript])").count() == 0
+    assert (
+        page.locator("article :is(script, style, img, [onerror], [onload], [onmouseover], a[href^=javascript])").count()
+        == 0
+    )
     assert page.evaluate("window.pwned") is None
     assert "{{ config }} {% raw %} # not a heading <!-- comment" in page.locator(".pc-title").inner_text()
 
@@ -195,6 +200,39 @@ def test_entry_page_shows_code_and_badges(tab: Any) -> None:
     assert "torch 2.13.0" in page.locator(".pc-claims").inner_text()
 
 
+def test_code_fits_beside_the_contents(tab: Any) -> None:
+    page = tab.open("methods/lora/")
+    code = page.locator(".language-python pre > code")
+    assert code.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
+    citation = page.locator(".language-bibtex pre > code")
+    assert citation.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
+
+
+def test_columns_of_a_matrix_stand_below_each_other(tab: Any) -> None:
+    page = tab.open("compare/reversibility/")
+    places = page.locator(".pc-matrix:not(.pc-glance)").evaluate_all(
+        "tables => tables.map(t => [...t.tHead.rows[0].cells].map(c => Math.round(c.getBoundingClientRect().x)).join())"
+    )
+    assert len(places) >= 5
+    assert len(set(places)) == 1
+
+
+def test_a_matrix_stays_one_on_a_phone(tabs: Any) -> None:
+    page = tabs(width=390).open("compare/reversibility/")
+    row = page.locator("#selective ~ table").first.locator("tbody tr").first
+    tops = row.locator("th, td").evaluate_all(
+        "cells => cells.filter(c => c.checkVisibility()).map(c => c.getBoundingClientRect().y)"
+    )
+    assert len(tops) == 5
+    assert len(set(tops)) == 1
+
+
+def test_drawings_can_be_read_on_a_phone(tabs: Any) -> None:
+    page = tabs(width=390).open("compare/cost/")
+    sizes = page.locator(".pc-chart text").evaluate_all("texts => texts.map(t => t.getBoundingClientRect().height)")
+    assert min(size for size in sizes if size) >= 9
+
+
 def test_equations_are_drawn(tab: Any) -> None:
     page = tab.open("methods/hostile/")
     box = page.locator(".pc-equation math").bounding_box()
@@ -259,7 +297,8 @@ def test_text_has_contrast(tabs: Any, scheme: str) -> None:
     assert {path: problems for path, problems in found.items() if problems} == {}
 
 
-def test_nothing_is_wider_than_a_phone(tabs: Any) -> None:
-    tab = tabs(width=390)
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(tabs: Any, width: int) -> None:
+    tab = tabs(width=width)
     wide = {path: tab.open(path).evaluate("document.documentElement.scrollWidth - innerWidth") for path in PAGES}
     assert {path: excess for path, excess in wide.items() if excess > 0} == {}

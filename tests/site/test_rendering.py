@@ -177,6 +177,36 @@ def test_redirects_never_shadow_an_entry_nor_leave_the_site(site_data: SiteData)
     assert all(".." not in path for path in found)
 
 
+def test_a_shared_arxiv_id_leads_to_the_paper_that_stands(site_data: SiteData) -> None:
+    bone, miss = site_data.by_slug["bone"], site_data.by_slug["miss"]
+    assert bone.arxiv == miss.arxiv
+    for papers in ((bone, miss), (miss, bone)):
+        assert redirects.redirects(SiteData(papers))[f"arxiv/{miss.arxiv}"][1].slug == "miss"
+
+
+def test_many_counts_are_not_repeated(bare: SiteData) -> None:
+    lora = bare.by_slug["lora"]
+    few = rewritten(lora, claims=lora.claims.model_copy(update={"counts": lora.claims.counts[:2]}))
+    assert claims.claimed(few)["reported-counts"].count(" at ") == 2
+    assert len(lora.claims.counts) > 2
+    assert claims.claimed(lora)["reported-counts"] == f"{len(lora.claims.counts)} counts, listed below"
+
+
+def test_lora_is_not_compared_with_itself(bare: SiteData) -> None:
+    site = bare
+    for slug in ("lora", "dora"):
+        site = measured(site, slug, bench=evidence(bench_row(slug)))
+    reasons = {slug: " ".join(finder.reasons(site, site.by_slug[slug], finder.Answers())) for slug in ("lora", "dora")}
+    assert "LoRA's time" in reasons["dora"]
+    assert "LoRA's time" not in reasons["lora"]
+
+
+def test_a_kind_of_model_that_no_paper_adapts_is_no_option(bare: SiteData) -> None:
+    labels = [option.label for option in finder.answer(bare, finder.Answers()).questions[3].options]
+    adapted = {str(word) for paper in bare.methods for word in paper.modality}
+    assert labels == ["any", *(label for key, label in finder.MODELS.items() if key in adapted)]
+
+
 def test_root_is_relative_to_the_page() -> None:
     def root(path: str) -> str:
         return writer.Page(path, "", "", "", {}).root

@@ -104,7 +104,10 @@ def test_code_stays_out_of_the_search_index(built_site: BuiltSite) -> None:
 
 
 def test_unimplemented_unmeasured_and_pointless_say_so(built_site: BuiltSite) -> None:
-    assert "<strong>Nothing to implement.</strong>" in built_site.page("methods/clip")
+    clip = built_site.page("methods/clip")
+    assert clip.count("<strong>Nothing to implement.</strong>") == 1
+    assert 'id="claims"' not in clip
+    assert 'id="reversibility"' not in clip
     assert "<strong>Not yet.</strong>" in built_site.page("methods/hostile")
     assert "class LoRALinear" not in built_site.page("methods/hostile")
 
@@ -171,6 +174,9 @@ def test_downloads(built_site: BuiltSite) -> None:
     index = json.loads((built_site.folder / "api" / "v1" / "index.json").read_text(encoding="utf-8"))
     assert index
     assert "2106.09685" in (built_site.folder / "peft.bib").read_text(encoding="utf-8")
+    assert len(json.loads((built_site.folder / "peft.csl.json").read_text(encoding="utf-8"))) == len(index["papers"])
+    for paper in index["papers"]:
+        assert (built_site.folder / "api" / "v1" / paper["file"]).is_file()
     with sqlite3.connect(f"file:{built_site.folder / 'catalog.sqlite'}?mode=ro", uri=True) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)

@@ -44,6 +44,7 @@ def test_linked_text_holds_no_tags_but_links(text: str) -> None:
         ("(https://example.org/a)", "https://example.org/a"),
         ("https://example.org/a_(b)", "https://example.org/a_(b)"),
         ("arXiv 2106.09685, section 4", "https://arxiv.org/abs/2106.09685"),
+        ("in github.com/microsoft/LoRA.", "https://github.com/microsoft/LoRA"),
         ('https://example.org/"onclick="x', "https://example.org/"),
     ],
 )

@@ -11,8 +11,8 @@ from catalog.lists.writers.common import (
     category_name,
     code_address,
     document,
-    first_sentence,
     generated,
+    opening,
     paper_address,
     shared_ids,
     short_venue,
@@ -47,7 +47,7 @@ def _heading(section: str, subcategory: str) -> list[str]:
 
 def _item(paper: PaperLike, shared: frozenset[str]) -> Iterator[str]:
     title, target = escape(title_of(paper)), paper_address(paper, shared)
-    parts = [first_sentence(paper.summary)]
+    parts = [opening(paper.summary)]
     parts += [f"*{escape(short_venue(paper))}*."]
     code = code_address(paper)
     if code:

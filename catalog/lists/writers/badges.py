@@ -22,7 +22,8 @@ from catalog.lists.writers.common import (
 from catalog.markdown import escape
 
 _SHIELD = "https://img.shields.io/badge"
-_CODE_BADGE = f"![Code]({_SHIELD}/Code-2962FF?style=flat)"
+_GRAY, _BLUE = "4a4a4a", "2962FF"
+_CODE_BADGE = f"![Code]({_SHIELD}/{quote('👩‍💻')}%20Code-{_BLUE}?style=flat&labelColor={_BLUE}&color={_BLUE})"
 
 
 def write_badges(papers: Sequence[PaperLike]) -> str:
@@ -51,4 +52,5 @@ def _venue_badge(paper: PaperLike) -> str:
     """A badge with the venue; in badges a dash is doubled and an underscore stands for a space."""
     words = short_venue(paper) if paper.venue else "arXiv" if paper.arxiv else str(paper.year)
     label = quote(words.replace("-", "--").replace("_", "__"), safe="")
-    return f"![{escape(words)}]({_SHIELD}/{label}-4a4a4a?style=flat)"
+    logo = "&logo=arXiv&logoColor=white" if words == "arXiv" else f"&color={_GRAY}"
+    return f"![{escape(words)}]({_SHIELD}/{label}-{_GRAY}?style=flat{logo}&labelColor={_GRAY})"

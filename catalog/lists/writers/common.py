@@ -14,6 +14,8 @@ from catalog.venues import Venue
 SECTION_NAMES = {Category.CONTEXT: "Related work"}
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z(])")
 _SENTENCE_SIGNS = (".", "!", "?", "…")
+# Shorter openings, such as "Two stages.", say nothing without the sentence after them.
+_LEAST_SAID = 50
 
 
 def generated(style: str) -> str:
@@ -33,7 +35,9 @@ def by_category(papers: Iterable[PaperLike]) -> Iterator[tuple[Category, list[Pa
 def by_subcategory(papers: Sequence[PaperLike]) -> Iterator[tuple[str, list[PaperLike]]]:
     """Papers of each subcategory, in the order of the vocabulary; those without one last, under an empty name."""
     order = {word: place for place, word in enumerate(Subcategory.words())}
-    for word in sorted({str(paper.subcategory or "") for paper in papers}, key=lambda word: order.get(word, len(order))):
+    for word in sorted(
+        {str(paper.subcategory or "") for paper in papers}, key=lambda word: order.get(word, len(order))
+    ):
         yield word, [paper for paper in papers if str(paper.subcategory or "") == word]
 
 
@@ -93,9 +97,12 @@ def short_venue(paper: PaperLike) -> str:
     return f"{venue.name} {venue.year or paper.year}"
 
 
-def first_sentence(text: str) -> str:
-    """The first sentence of a text, escaped, with its full stop."""
-    return escape(sentence(_SENTENCE_END.split(plain(text))[0]))
+def opening(text: str) -> str:
+    """The first sentences of a text that say something, mostly one; escaped, with a full stop."""
+    first, *rest = _SENTENCE_END.split(plain(text))
+    while rest and len(first) < _LEAST_SAID:
+        first = f"{first} {rest.pop(0)}"
+    return escape(sentence(first))
 
 
 def sentence(text: str) -> str:

@@ -27,8 +27,9 @@ def write_numbered(papers: Sequence[PaperLike]) -> str:
     shared = shared_ids(papers)
     sections = list(by_category(papers))
     lines = ["# Parameter-Efficient Fine-Tuning for Foundation Models", "", generated("numbered"), ""]
-    lines += ["## PEFT paper lists", "", "### Content", ""]
-    lines += [f"{number}. [{name}](#{_anchor(name)})" for number, name in enumerate(_names(sections), 1)]
+    lines += ["## PEFT paper lists", "", "### [Content](#content)", "", "<table>", ""]
+    lines += [_row(number, name) for number, name in enumerate(_names(sections), 1)]
+    lines += ["", "</table>"]
     for name, (_, members) in zip(_names(sections), sections, strict=True):
         lines += ["", f"### [{name}](#content)"]
         for modality in [*Modality.words(), ""]:
@@ -40,8 +41,8 @@ def _names(sections: Sequence[tuple[Category, list[PaperLike]]]) -> list[str]:
     return [category_name(category) for category, _ in sections]
 
 
-def _anchor(name: str) -> str:
-    return name.lower().replace(" ", "-")
+def _row(number: int, name: str) -> str:
+    return f'<tr><td><a href="#{name.lower().replace(" ", "-")}">{number}. {name}</a></td></tr>'
 
 
 def _main_modality(paper: PaperLike) -> str:
@@ -66,7 +67,6 @@ def _item(number: int, paper: PaperLike, shared: frozenset[str]) -> Iterator[str
     indent = " " * len(f"{number}. ")
     yield from ("", f"{number}. **{escape(title_of(paper))}**. **{escape(where)}**.")
     yield from ("", f"{indent}*{', '.join(escape(author) for author in paper.authors)}*")
-    links = [f"[{label}]({url})" for label, url in (("paper", paper_address(paper, shared)), ("code", code_address(paper)))
-             if url]  # fmt: skip
-    if links:
-        yield from ("", indent + " ".join(links))
+    links = (("paper", paper_address(paper, shared)), ("code", code_address(paper)))
+    if any(url for _, url in links):
+        yield from ("", indent + " ".join(f"[{label}]({url})" for label, url in links if url))
