@@ -68,7 +68,10 @@ def is_code(url: str) -> bool:
     """Whether an address can be that of code: a repository, or a page outside the hosts of code."""
     if is_on(url, CLOSED) or is_on(url, SECONDARY) or arxiv_id(url):
         return False
-    parts = [part for part in urlsplit(url).path.split("/") if part]
+    try:
+        parts = [part for part in urlsplit(url).path.split("/") if part]
+    except ValueError:
+        return False
     if is_on(url, _CODE_HOSTS):
         return len(parts) >= 1 and not (
             len(parts) > _PRIMARY_CODE_PATH and parts[_PRIMARY_CODE_PATH] in ("issues", "pull", "discussions", "wiki")

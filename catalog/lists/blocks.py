@@ -99,7 +99,7 @@ def _block(token: Token, level: int, ordered: list[bool], first: bool) -> Block:
         bullet=first,
         ordered=bool(ordered) and ordered[-1],
         text=text,
-        links=tuple(reading.links) + tuple(_bare_links(text, start + 1, {link.url for link in reading.links})),
+        links=(*reading.links, *_bare_links("".join(reading.unlinked), start + 1)),
         images=tuple(reading.images),
         strong=tuple(reading.runs["strong"]),
         emphasized=tuple(reading.runs["em"]),
@@ -114,6 +114,7 @@ class _Inline:
     def __init__(self, line: int) -> None:
         self.line = line
         self.text: list[str] = []
+        self.unlinked: list[str] = []
         self.links: list[BlockLink] = []
         self.images: list[str] = []
         self.runs: dict[str, list[str]] = {"strong": [], "em": []}
@@ -141,27 +142,32 @@ class _Inline:
         elif token.type == "image":
             self._image(token)
         elif token.type in ("softbreak", "hardbreak"):
-            self.text.append("\n")
+            self._add("\n")
             self.line += 1
         else:
-            self.text.append(token.content)
+            self._add(token.content)
+
+    def _add(self, words: str) -> None:
+        self.text.append(words)
+        if not self._link or words == "\n":
+            self.unlinked.append(words)
 
     def _image(self, token: Token) -> None:
         """An image's words belong to the link around it, not to the text of the item."""
+        words = "".join(child.content for child in token.children or [])
         if not self._link:
-            self.images.append(token.content)
+            self.images.append(words)
         else:
             url, _, line, _ = self._link
-            self.links.append(BlockLink(token.content, url, line, badge=True))
+            self.links.append(BlockLink(words, url, line, badge=True))
             self._link = None
 
 
-def _bare_links(text: str, line: int, known: set[str]) -> Iterator[BlockLink]:
-    for offset, words in enumerate(text.split("\n")):
+def _bare_links(text: str, line: int) -> Iterator[BlockLink]:
+    """Addresses in running text, outside of links."""
+    for number, words in enumerate(text.split("\n"), line):
         for match in _BARE_URL.finditer(words):
-            url = unquote(trimmed(match[0]))
-            if url not in known:
-                yield BlockLink("", url, line + offset)
+            yield BlockLink("", unquote(trimmed(match[0])), number)
 
 
 def trimmed(url: str) -> str:

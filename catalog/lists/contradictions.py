@@ -120,7 +120,8 @@ def _is_name(words: str, match: Match) -> bool:
 
 def _venue_and_year(item: Item, match: Match, index: Index) -> Iterator[Contradiction]:
     paper = match.paper
-    known = venues.parse(paper.venue) if paper.venue else None
+    published = venues.parse(plain(paper.venue)) if paper.venue else None
+    known = published if published and not published.is_preprint else None
     printed = venues.parse(item.venue) if item.venue else None
     years = {paper.year} | (known.years if known else frozenset())
     facts = f"first public {paper.published}" + (f"; published at {paper.venue}" if paper.venue else "")
@@ -133,7 +134,7 @@ def _venue_and_year(item: Item, match: Match, index: Index) -> Iterator[Contradi
     elif printed and known:
         if not printed.same_place(known):
             yield Contradiction(item.line, paper.slug, Kind.VENUE, printed.text, facts)
-        elif printed.year and printed.year not in known.years:
+        elif printed.year and printed.year not in (known.years or years):
             yield Contradiction(item.line, paper.slug, Kind.YEAR, printed.text, facts)
             return
     if item.year and item.year not in years:

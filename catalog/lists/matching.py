@@ -177,12 +177,19 @@ def same_person(one: str, other: str) -> bool:
     """Whether two spellings mean one author: order of the names, accents, middle names and initials aside."""
     from rapidfuzz import fuzz
 
+    if _bare(one) == _bare(other):
+        return True
     first, second = folded(one), folded(other)
     short, long = sorted((first.split(), second.split()), key=len)
     if set(short) <= set(long) or _initials_agree(first.split(), second.split()):
         return bool(short)
     # 80 lets Rueckle pass for Rücklé, and keeps Jie Zhou and Jie Fu apart.
     return fuzz.token_sort_ratio(first, second) >= 80
+
+
+def _bare(name: str) -> str:
+    """A name without what a list puts around it."""
+    return plain(name).strip(" .*")
 
 
 def _initials_agree(one: list[str], other: list[str]) -> bool:

@@ -168,10 +168,13 @@ def _bare_title(block: Block) -> str:
 
 
 def _with_details(item: Item, block: Block) -> Item:
+    # An address without words is a link where it stands alone, and a part of the text among titles and names.
+    is_text = bool(block.strong or block.emphasized)
     links = [
         _link(link)
         for link in block.links
         if (not link.url or link.url.startswith("http")) and _role(link) is not Role.OTHER
+        if link.text or not is_text
     ]
     if not item.authors and block.emphasized:
         item = replace(item, authors=split_authors(block.emphasized[0]))
@@ -191,9 +194,10 @@ _FIELD = re.compile(
 )
 _SLUG_LINE = re.compile(r"^(?P<name>[\w.+^³-]+(?:[ -][\w.+^³-]+){0,4}) \((?P<note>[^()]{1,40})\)$")
 _LABEL = re.compile(r"\b([A-Z][\w-]+(?: [a-z]+)?):\s")
-_BARE_NAME = re.compile(r"^[\w()^³+.-]+(?: [\w()^³+.-]+){0,3}$")
+_BARE_NAME = re.compile(r"^(?=.*[^\W_])[\w()^³+.-]+(?: [\w()^³+.-]+){0,3}$")
 _TRAILING_NAMES = re.compile(r"[.;]\s+((?:[A-Z][\w-]{1,20}, )+[A-Z][\w-]{1,20})$")
 _NAME_BEFORE_URL = re.compile(r"^(?P<name>[^:]{1,60}?)\s+https?://")
+_PLACE_BEHIND_YEAR = re.compile(r"^\d{4} \((.*(?:19|20)\d\d.*)\)$")
 _OVERVIEW = "Overview"
 _LABEL_LEVEL = 7  # below every heading
 
@@ -327,9 +331,9 @@ def _with_field(item: Item, name: str, block: Block) -> Item:
         links = tuple(_link(link, Role.PAPER) for link in block.links)
         return replace(item, links=(*item.links, *links), venue=in_brackets[1] if in_brackets else item.venue)
     if name == "Year":
-        first = YEAR.search(value)
+        first, place = YEAR.search(value), _PLACE_BEHIND_YEAR.match(value)
         year = int(first[0]) if first else item.year
-        return replace(item, year=year, venue=in_brackets[1] if in_brackets else item.venue)
+        return replace(item, year=year, venue=place[1] if place else item.venue)
     if name == "Code":
         return replace(item, links=(*item.links, *(_link(link, Role.CODE) for link in block.links)))
     if name == "Authors":

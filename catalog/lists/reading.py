@@ -43,6 +43,9 @@ _OWN_MARK = re.compile(r"<!-- Written by peft-catalog list write --style (\w+)")
 _HALF_LINK = re.compile(r"(?<![\[\w])\w+\]\(https?://")
 _LINK = re.compile(r"(?<!\\)\](?:\(| \(https?://)")
 _CODE = re.compile(r"(`+)[^`]+\1")
+_AUTOLINK = re.compile(r"<https?://[^<>]*>")
+_ADDRESS = re.compile(r"https?://\S+")
+_EMPTY_BOLD = "****"
 _HEADING = re.compile(r"^#{1,6}[^#\s!\d]")
 
 
@@ -104,13 +107,20 @@ def _notices(document: list[Block], text: str) -> list[Notice]:
 
 def _broken(block: Block, lines: list[str]) -> Iterator[Notice]:
     """Marks of a block that do not come to anything: what was meant as a link, as bold text or as a heading."""
-    sources = [_CODE.sub("", line) for line in lines]
+    sources = [_AUTOLINK.sub("", _CODE.sub("", line)) for line in lines]
     for number, source in enumerate(sources, block.line):
         if len(_LINK.findall(source)) > block.closed.count(number):
             half = _HALF_LINK.search(block.text)
             what = "without its opening bracket; read as a link" if half else "that is broken off; read as text"
             yield Notice(number, f"a link {what}")
-    if block.depth and "".join(sources).replace("\\*", "").count("**") % 2:
+    if block.depth and _has_open_bold(block, "\n".join(lines)):
         yield Notice(block.line, "bold text that is never closed")
     if _HEADING.match(lines[0]) and not block.level:
         yield Notice(block.line, "a heading without a space after its signs; read as text")
+
+
+def _has_open_bold(block: Block, source: str) -> bool:
+    """Whether a reader sees two asterisks that nobody meant: neither escaped nor in code or an address."""
+    seen = _ADDRESS.sub("", block.text).replace(_EMPTY_BOLD, "").count("**")
+    meant = source.count("\\*\\*") + sum(match[0].count("**") for match in _CODE.finditer(source))
+    return seen > meant

@@ -48,7 +48,7 @@ def load(path: Path) -> Source:
 
 
 def decode(data: bytes, path: Path) -> str:
-    """UTF-8 text, with or without byte order mark, with any line ends."""
+    """UTF-8 text, with or without byte order mark."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _unreadable(path, "the file is UTF-16 text", "UTF-8", "save it as UTF-8")
     if b"\x00" in data:
@@ -59,12 +59,12 @@ def decode(data: bytes, path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise _unreadable(path, "the file is not UTF-8 text", "UTF-8", "save it as UTF-8", line=line) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text
 
 
 def clean(text: str, path: Path | None = None) -> Source:
-    """Text of a list as the readers take it."""
-    lines = text.split("\n")
+    """Text of a list, with any line ends, as the readers take it."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE:
             raise _unreadable(path, "the line is too long for a list", f"at most {MAX_LINE:,} signs", line=number)

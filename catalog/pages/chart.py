@@ -17,8 +17,10 @@ from catalog.taxonomy import Category
 if TYPE_CHECKING:
     from catalog.query import Paper
 
-WIDTH, HEIGHT = 720, 400
+WIDTH, HEIGHT = 720, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 20, 52
+_MARGIN = 1.6
+"""Room at both ends of the logarithmic axis, as a factor."""
 _MARKS: dict[str, str] = {
     Category.SELECTIVE: "M0,-6 L6,0 L0,6 L-6,0 Z",
     Category.ADDITIVE: "M-5,-5 H5 V5 H-5 Z",
@@ -65,8 +67,12 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round values inside the scale."""
         if self.log:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            return [10.0**power for power in range(first, last + 1)]
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            decades = [value for value in (10.0**power for power in powers) if self.low <= value <= self.high]
+            if len(decades) > 2:
+                return decades
+            between = (factor * 10.0**power for power in powers for factor in (1, 2, 5))
+            return [value for value in between if self.low <= value <= self.high]
         step = _round_step((self.high - self.low) / 5)
         count = math.floor((self.high - self.low) / step + 1e-9)
         lowest = math.ceil(self.low / step - 1e-9) * step
@@ -113,7 +119,7 @@ def _draw(
 ) -> Markup:
     shares = [point.run.share for point, _ in shown]
     heights = [y for _, y in shown]
-    across = Axis(10 ** math.floor(math.log10(min(shares)) - 0.05), _above(max(shares)), _LEFT, WIDTH - _RIGHT, True)
+    across = Axis(min(shares) / _MARGIN, max(shares) * _MARGIN, _LEFT, WIDTH - _RIGHT, True)
     room = (max(heights) - min(heights)) * 0.08 or 0.1
     up = Axis(min(heights) - room, max(heights) + room, HEIGHT - _BOTTOM, _TOP, False)
     parts = [*_grid(across, up, show), *_axis_titles(axis), *_marks(shown, across, up, show)]
@@ -123,10 +129,6 @@ def _draw(
         "(logarithmic) and {}. The table below holds the same figures.</desc>"
     ).format(WIDTH, HEIGHT, key, key, key, title, key, len(shown), axis)
     return opening + Markup("").join(parts) + Markup("</svg>")
-
-
-def _above(value: float) -> float:
-    return float(10 ** math.ceil(math.log10(value) + 0.05))
 
 
 def _grid(across: Axis, up: Axis, show: Callable[[float], str]) -> list[Markup]:
@@ -192,7 +194,7 @@ def _label(name: str, x: float, y: float, placed: list[tuple[float, float, float
     for dx, dy in ((9, 4), (9, -8), (9, 15), (-9 - width, 4), (-9 - width, -8), (-9 - width, 15)):
         left, line = x + dx, y + dy
         inside = left > _LEFT and left + width < WIDTH and _TOP < line < HEIGHT - _BOTTOM
-        free = all(left + width < start or left > end or abs(line - at) > 11 for start, end, at in placed)
+        free = all(left + width < start or left > end or abs(line - at) > 13 for start, end, at in placed)
         if inside and free:
             placed.append((left, left + width, line))
             return Markup('<text x="{}" y="{}">{}</text>').format(round(left, 1), round(line, 1), name)

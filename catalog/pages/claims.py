@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from catalog.dimensions import MODELS
@@ -100,7 +100,7 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table of claims on an entry's page."""
+    """One line of the table of claims on an entry's page; ``again`` where the line above is about the same claim."""
 
     label: str
     how: str
@@ -111,6 +111,7 @@ class Row:
     where: str
     stamp: str
     detail: str = ""
+    again: bool = False
 
     @property
     def state_label(self) -> str:
@@ -157,7 +158,7 @@ def rows(paper: Paper) -> list[Row]:
     table: list[Row] = []
     for key, claim in CLAIMS.items():
         measured = sorted((row for row in paper.evidence if row.claim == key), key=lambda row: str(row.backbone))
-        table += [_measured_row(claim, row, said.get(key)) for row in measured]
+        table += _together(_measured_row(claim, row, said.get(key)) for row in measured)
         if not measured and key in said:
             table.append(Row(claim.label, claim.how, said[key], "–", "", UNMEASURED, "", ""))
     table += [
@@ -167,23 +168,43 @@ def rows(paper: Paper) -> list[Row]:
     return table
 
 
+def _together(rows: Iterable[Row]) -> list[Row]:
+    """The lines of one claim; small models with the same result share a line."""
+    places: dict[Row, list[str]] = {}
+    for row in rows:
+        places.setdefault(replace(row, where=""), []).append(row.where)
+    return [
+        replace(row, where=", ".join(where), again=number > 0) for number, (row, where) in enumerate(places.items())
+    ]
+
+
 def _measured_row(claim: Claim, row: Any, said: str | None) -> Row:
     stamp = ", ".join(
         part
-        for part in (f"torch {row.torch}" if row.torch else "", str(row.device or ""), str(row.date or "")[:10])
+        for part in (
+            f"torch {str(row.torch).split('+')[0]}" if row.torch else "",
+            str(row.device or ""),
+            str(row.date or "")[:10],
+        )
         if part
     )
     return Row(
         claim.label,
         claim.how,
         said or str(row.expected or ""),
-        str(row.measured if row.measured not in (None, "") else row.status),
+        _measured(row),
         str(row.tolerance or ""),
         str(row.status),
         str(row.backbone or ""),
         stamp,
         str(row.detail or ""),
     )
+
+
+def _measured(row: Any) -> str:
+    if row.claim == "reported-counts" and row.measured and row.measured == row.expected:
+        return "all as reported"
+    return str(row.measured if row.measured not in (None, "") else row.status)
 
 
 def state_of(paper: Paper, key: str) -> str:

@@ -21,6 +21,7 @@ _PAGE = """<!doctype html>
 <meta name="robots" content="noindex">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{name}</title>
+<link rel="icon" href="data:,">
 <link rel="canonical" href="{target}">
 <meta http-equiv="refresh" content="0; url={target}">
 </head>

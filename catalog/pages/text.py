@@ -102,4 +102,7 @@ def ratio(value: float | None) -> str:
 
 def share(value: float | None) -> str:
     """A share in per cent with three significant digits, or a dash; number and sign stay on one line."""
-    return "–" if value is None else f"{value * 100:.3g}\u00a0%"
+    if value is None:
+        return "–"
+    percent = value * 100
+    return f"{percent:,.0f}\u00a0%" if abs(percent) >= 100 else f"{percent:.3g}\u00a0%"

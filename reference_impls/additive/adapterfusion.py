@@ -18,8 +18,9 @@ Start: adapters, Q and K from N(0, 0.02^2), biases 0, so that the mixture begins
 N(0, 1e-6^2) off the diagonal (the official code: 1e-6 in every place).
 
 The scores are not divided by sqrt(d). Dropout acts on them, before the softmax. b_K adds the same number to all scores
-of a token: without dropout it changes nothing and gets no gradient. What the paper leaves open is filled in from the
-official code: the query is the normalized h, keys and values are the u_n without the residual a, which is added once.
+of a token: without dropout it changes nothing and gets no gradient. Where the paper's words can be read in several ways
+the official code decides: the query is the normalized h, keys and values are the u_n without a, which is added once;
+it is also where the biases, dropout and the weight 0.01 come from.
 
 Training the adapters of stage 1 jointly on all tasks (MT-A in the paper) is not covered.
 """

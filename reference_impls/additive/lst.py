@@ -88,7 +88,7 @@ class Ladder(Wrapper):
 
     def keep(self, _: nn.Module, __: tuple[Any, ...], h: Tensor) -> None:
         """Post-hook in front of the backbone's first block, for h_0, and on its kept blocks."""
-        self.states.append(h)
+        self.states.append(h.detach())  # h_0 may be the stack's own input, which comes from outside no_grad
 
     def forward(
         self, x: Tensor, visible: Tensor, memory: Tensor | None = None, memory_visible: Tensor | None = None

@@ -11,9 +11,10 @@ LoRA, a prefix and an adapter in every layer, each with a gate on its own input 
     adapter  u = LN(o + h),  y = LN(o + c g_A(u) (W_up ReLU(W_down u + b_d) + b_u) + h)      o = FFN(h), one LN twice
 
 Trained: A and B on queries and values, the prefix (through its MLP), W_down, W_up and their biases, all gates, and the
-task head. Counts in the paper leave the MLP out.
-Start: B = 0; W_down, W_up and every w_g from N(0, 0.02), biases 0, so that gates begin near 1/2. A closed gate makes
-nothing of LoRA and adapter, but a prefix of zeros still takes its share of the softmax.
+task head. Counts in the paper leave the MLP out. Without LoRA it is the paper's UniPELT (AP), with it UniPELT (APL).
+Start: B = 0, A Kaiming uniform (a = sqrt 5); everything else as BERT starts, weights and embeddings from N(0, 0.02)
+and biases 0. So gates begin near 1/2, and the prefix near zero. A closed gate makes nothing of LoRA and adapter, but a
+prefix of zeros still takes its share of the softmax.
 
 The mean runs over real tokens; the official code averages over padding as well, so that its outputs depend on it.
 """
@@ -29,9 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, AdapterError, Wrapper, find
+from reference_impls.adapter import Adapter, AdapterError, Wrapper
 from reference_impls.backbones.layers import Attention, Block
-from reference_impls.prompt.prefix_tuning import Prefix, PrefixTuning, put_in_front
+from reference_impls.prompt.prefix_tuning import Prefix, PrefixTuning, check, put_in_front
 
 
 class RealTokens:
@@ -47,9 +48,9 @@ class RealTokens:
 class Gate(nn.Module):
     """x (B, T, d) -> g(x) (B, 1, 1)."""
 
-    def __init__(self, like: Tensor, tokens: RealTokens) -> None:
+    def __init__(self, like: Tensor, d: int, tokens: RealTokens) -> None:
         super().__init__()
-        self.weight = nn.Parameter(normal(like, like.shape[-1]))
+        self.weight = nn.Parameter(normal(like, d))
         self.bias = nn.Parameter(like.new_zeros(1))
         self.tokens = tokens
 
@@ -66,7 +67,7 @@ class GatedLoRA(Wrapper):
         super().__init__(base)
         self.A = nn.Parameter(base.weight.new_empty(rank, base.in_features))
         self.B = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
-        self.gate = Gate(base.weight, tokens)
+        self.gate = Gate(base.weight, base.in_features, tokens)
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,14 +75,14 @@ class GatedLoRA(Wrapper):
 
 
 class GatedPrefixAttention(Wrapper):
-    """Self-attention with g(x) times a prefix in front of keys and values."""
+    """Self-attention with g(x) times a prefix, which holds the strength c, in front of keys and values."""
 
     base: Attention
 
     def __init__(self, base: Attention, prefix: Callable[[], tuple[Tensor, Tensor]], tokens: RealTokens) -> None:
         super().__init__(base)
         self.prefix = prefix
-        self.gate = Gate(base.o.weight.T, tokens)
+        self.gate = Gate(base.k.weight, base.k.in_features, tokens)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         base, g = self.base, self.gate(x)[..., None]  # (B, 1, 1, 1)
@@ -91,28 +92,25 @@ class GatedPrefixAttention(Wrapper):
         return base.o(out.transpose(1, 2).flatten(2))
 
 
-class GatedAdapterBlock(Wrapper):
-    """A post-norm block with a gated bottleneck adapter behind its feed-forward sublayer."""
+class GatedAdapterNorm(Wrapper):
+    """The norm behind a feed-forward sublayer, with a gated bottleneck adapter between two uses of it."""
 
-    base: Block
+    base: nn.LayerNorm
 
-    def __init__(self, base: Block, bottleneck: int, tokens: RealTokens) -> None:
+    def __init__(self, base: nn.LayerNorm, bottleneck: int, tokens: RealTokens) -> None:
         super().__init__(base)
-        like = base.mlp.up.weight
-        d = like.shape[1]
+        like, (d,) = base.weight, base.normalized_shape
         self.down = nn.Parameter(normal(like, bottleneck, d))
         self.down_bias = nn.Parameter(like.new_zeros(bottleneck))
         self.up = nn.Parameter(normal(like, d, bottleneck))
         self.up_bias = nn.Parameter(like.new_zeros(d))
-        self.gate = Gate(like, tokens)
+        self.gate = Gate(like, d, tokens)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, *_: None) -> Tensor:
-        base = self.base
-        h = base.norm1(x + base.attention(x, bias))
-        o = base.mlp(h)
-        u = base.norm2(o + h)
+    def forward(self, x: Tensor) -> Tensor:
+        """x is the residual sum o + h."""
+        u = self.base(x)
         change = F.linear(F.relu(F.linear(u, self.down, self.down_bias)), self.up, self.up_bias)
-        return base.norm2(o + self.strength * self.gate(u) * change + h)
+        return self.base(x + self.strength * self.gate(u) * change)
 
 
 class UniPELT(PrefixTuning):
@@ -128,29 +126,41 @@ def attach(
     bottleneck: int = 48,
     train_head: bool = True,
 ) -> Adapter:
-    """``rank`` of LoRA, ``length`` and MLP width ``hidden`` (0: none) of the prefix, ``bottleneck`` of the adapter."""
-    if min(rank, bottleneck) < 1 or min(length, hidden) < 0:
-        raise AdapterError(
-            f"rank {rank}, bottleneck {bottleneck}: 1 or more; length {length}, hidden {hidden}: 0 or more"
-        )
-    paths = [p for p, m in model.named_modules() if isinstance(m, Block) and not m.prenorm and p.startswith("stack.")]
-    if not paths:
-        raise AdapterError(f"{type(model).__name__} has no post-norm blocks, which UniPELT's adapter is made for")
-    blocks: list[Block] = [model.get_submodule(path) for path in paths]  # type: ignore[misc]
+    """``rank`` of LoRA, ``length`` and MLP width ``hidden`` of the prefix, ``bottleneck`` of the adapter.
+
+    A rank, length or bottleneck of 0 leaves that part out; hidden = 0 trains the prefix itself.
+    """
+    check(model, length, hidden)
+    if min(rank, bottleneck) < 0:
+        raise AdapterError(f"rank is {rank}, bottleneck {bottleneck}; both must be 0 or more")
+    blocks = {p: m for p, m in model.named_modules() if isinstance(m, Block) and not m.prenorm}
+    if not blocks or any(not path.startswith("stack.") for path in blocks):
+        raise AdapterError(f"{type(model).__name__} is no stack of post-norm blocks, which UniPELT's adapter needs")
     adapter, tokens = UniPELT(model), RealTokens()
     adapter.hook("stack", pre=tokens.keep)
-    k = blocks[0].attention.k.weight
-    prefix = Prefix(k, length, len(blocks), k.shape[1], blocks[0].attention.heads, k.shape[0], hidden)
-    adapter.add("stack", "prefix", prefix)
-    for path, base in find(model, ("q", "v")).items():
-        adapter.replace(path, GatedLoRA(base, rank, tokens))
-    for layer, (path, block) in enumerate(zip(paths, blocks, strict=True)):
-        attention = GatedPrefixAttention(block.attention, partial(prefix, layer), tokens)
-        adapter.replace(f"{path}.attention", attention)
-        adapter.replace(path, GatedAdapterBlock(block, bottleneck, tokens))
+    prefix = small(Prefix(next(iter(blocks.values())).attention, len(blocks), length, hidden))
+    if length:
+        adapter.add("stack", "prefix", prefix)
+    for layer, (path, block) in enumerate(blocks.items()):
+        attention = block.attention
+        if rank:
+            adapter.replace(f"{path}.attention.q", GatedLoRA(attention.q, rank, tokens))
+            adapter.replace(f"{path}.attention.v", GatedLoRA(attention.v, rank, tokens))
+        if length:
+            adapter.replace(f"{path}.attention", GatedPrefixAttention(attention, partial(prefix, layer), tokens))
+        if bottleneck:
+            adapter.replace(f"{path}.norm2", GatedAdapterNorm(block.norm2, bottleneck, tokens))  # type: ignore[arg-type]
     if train_head:
         adapter.unfreeze("head")
     return adapter
+
+
+def small(prefix: Prefix) -> Prefix:
+    """The prefix as BERT starts its layers."""
+    with torch.no_grad():
+        for name, parameter in prefix.named_parameters():
+            parameter.zero_() if name.endswith("bias") else parameter.normal_(std=0.02)
+    return prefix
 
 
 def normal(like: Tensor, *shape: int) -> Tensor:

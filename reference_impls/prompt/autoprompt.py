@@ -14,19 +14,19 @@ Search (section 2.2), one step at a position j drawn at random, with e(w) in R^d
 
     g_j = sum over the examples of d loss / d e(t_j),   V_cand = top-k_w [-e(w)^T g_j]                    (equation 2)
 
-e(w)^T g_j - e(t_j)^T g_j is what exchanging t_j for w changes the loss by, to first order. Every candidate is then tried
-on fresh batches, the present prompt too, on the same ones; t_j makes way only for a better one. The prompt that did
-best on the ``dev`` batches is kept. The paper compares label probabilities, its code accuracies: ``metric``.
+e(w)^T g_j - e(t_j)^T g_j is what exchanging t_j for w changes the loss by, to first order. Every candidate is then
+tried on fresh batches, the present prompt too, on the same ones; t_j makes way only for a better one. The prompt that
+did best on the ``dev`` batches is kept. The paper compares label probabilities, its code accuracies: ``metric``.
 
-Label words (section 2.3), where none are given: a logistic regression a_y, b_y predicts the class from the state h at the
-mask, and V_y are the k words whose output embeddings it takes for class y with most conviction:
+Label words (section 2.3), where none are given: a logistic regression a_y, b_y predicts the class from the state h at
+the mask, and V_y are the k words whose output embeddings it takes for class y with most conviction:
 
     p(y | h) = softmax_y(a_y . h + b_y),        s(y, w) = softmax_y(a_y . w_out + b_y),        V_y = top-k_w s(y, w)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class Triggers(Site):
         fixed = [part for part in around if part not in (TRIGGER, MASK)]
         if parts.count(SENTENCE) != 1 or parts.count(MASK) != 1 or not parts.count(TRIGGER):
             raise AdapterError(f"template {template!r}: needs {SENTENCE} and {MASK} once each, {TRIGGER} at least once")
-        if not all(part.isdigit() and int(part) < encoder.size.V for part in fixed):
+        if not all(part.isdecimal() and int(part) < encoder.size.V for part in fixed):
             raise AdapterError(
                 f"template {template!r}: other words are given by their token ids, 0 to {encoder.size.V - 1}"
             )
@@ -136,29 +136,27 @@ class AutoPrompt(Adapter):
         Returns the loss on the latter after every step; ``learning_rate`` has no meaning here. Without ``dev``
         batches the last prompt stays.
         """
-        source, tokens, dev = iter(batches), self.triggers.tokens, self.search.dev
+        source, n = iter(batches), self.search.accumulation
+        tokens, dev = self.triggers.tokens, self.search.dev
         best, kept, losses = self.score(dev), tokens.clone(), []
-        while fresh := self.next_two(source):
-            accepted = self.step(*fresh)
-            losses.append(-self.score(fresh[1], "probability"))
+        while len(group := list(islice(source, 2 * n))) > n:
+            fresh = group[n:]
+            accepted = self.step(group[:n], fresh)
+            losses.append(-self.score(fresh, "probability"))
             if accepted and (score := self.score(dev)) > best:
                 best, kept = score, tokens.clone()
         if dev:
             tokens.copy_(kept)
         return losses
 
-    def next_two(self, source: Iterator[Batch]) -> tuple[list[Batch], list[Batch]] | None:
-        """Batches for the gradient and others to try candidates on; None when they do not suffice."""
-        first, second = (list(islice(source, self.search.accumulation)) for _ in range(2))
-        return (first, second) if second else None
-
     def step(self, batches: Sequence[Batch], fresh: Sequence[Batch]) -> bool:
         """Try to exchange one trigger; whether that was accepted."""
         tokens = self.triggers.tokens
         j = int(torch.randint(len(tokens), ()))
         present = tokens[j].clone()
+        ranked = self.rank(self.gradient(batches)[j])
         best, chosen = self.score(fresh), present
-        for word in self.rank(self.gradient(batches)[j]):
+        for word in ranked:
             tokens[j] = word
             if (score := self.score(fresh)) > best:
                 best, chosen = score, word

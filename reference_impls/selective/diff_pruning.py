@@ -1,6 +1,6 @@
 r"""Diff Pruning: Parameter-Efficient Transfer Learning with Diff Pruning.
 
-Guo, Rush, Kim; ACL-IJCNLP 2021; arXiv 2012.07463.
+Guo, Rush, Kim; ACL-IJCNLP 2021; arXiv 2012.07463, sections 3.1 to 3.3.
 
     theta = theta_0 + c delta,   delta = z * w                              elementwise
     u ~ U(eps, 1 - eps),  s = sigmoid(log u - log(1 - u) + alpha),  z = min(1, max(0, s (r - l) + l)),   l < 0, r > 1
@@ -8,14 +8,14 @@ Guo, Rush, Kim; ACL-IJCNLP 2021; arXiv 2012.07463.
     min over w, alpha:  E_z[task loss] + lambda E||delta||_0,   E||delta||_0 = sum_i P(z_i > 0) P(z_g > 0),
     P(z > 0) = sigmoid(alpha - log(-l / r))
 
-Trained in three stages: w and alpha of every weight of the encoder, with sampled gates and the penalty; then the
-k = target_sparsity N entries with the largest |z w| of the whole model are kept; then their values alone. The head is
-trained freely throughout and costs no budget.
+Trained in three stages: w and alpha of every weight of the encoder, with sampled gates and the penalty; then z is drawn
+a last time and the k = target_sparsity N entries with the largest |z w| of the whole model are kept; then their values
+alone, with five times the step size. The head is trained freely throughout and costs no budget.
 Start: w = 0, so that the model is the base model whatever the gates; alpha = 5, so that gates are open and changes can
 grow before the penalty closes what the task does not need.
 
 Gates are sampled where the paper takes an expectation: in the training loss, while the model is in training mode. A
-plain forward pass has the test-time gates z = min(1, max(0, sigmoid(alpha) (r - l) + l)).
+plain forward pass before the projection has the gates z = min(1, max(0, sigmoid(alpha) (r - l) + l)).
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ class DiffPruning(Adapter):
     family = "sparse"
     # Softmax is invariant to what a bias of the keys adds: q^T (k + b) moves the scores of all keys alike.
     inert = (".k.parametrizations.bias.0.w",)
+    retraining_rate = 5.0
+    """Step size of the last stage relative to the first: 5e-5 after 1e-5 in the paper."""
 
     def __init__(self, model: nn.Module, penalty: float, target_sparsity: float, alpha_learning_rate: float) -> None:
         super().__init__(model)
@@ -140,15 +142,17 @@ class DiffPruning(Adapter):
         """Task loss with sampled gates (in training mode) plus the L0 penalty; the task loss alone after projection."""
         if self.projected:
             return super().loss(batch)
-        gates = [m for site in self.deltas().values() for m in site.modules() if isinstance(m, HardConcrete)]
         try:
-            for gate in gates if self.model.training else ():
+            for gate in self._gates() if self.model.training else ():
                 gate.sample()
             task = super().loss(batch)
         finally:
-            for gate in gates:
+            for gate in self._gates():
                 gate.noise = None
         return task + self.penalty * torch.stack([site.expected_count() for site in self.deltas().values()]).sum()
+
+    def _gates(self) -> list[HardConcrete]:
+        return [m for site in self.deltas().values() for m in site.modules() if isinstance(m, HardConcrete)]
 
     def optimizer(self, learning_rate: float) -> torch.optim.Optimizer:
         """AdamW without decay, with a step size of its own for alpha: gates have far to go, changes little."""
@@ -164,15 +168,15 @@ class DiffPruning(Adapter):
 
         An adapter that is projected already spends all steps on the last stage.
         """
-        steps = list(batches)
+        steps, rate = list(batches), learning_rate or self.learning_rate
         first = 0 if self.projected else (len(steps) + 1) // 2
-        losses = self._stage(steps[:first], learning_rate)
+        losses = self._stage(steps[:first], rate)
         if first:
             self.project()
-        return losses + self._stage(steps[first:], learning_rate)
+        return losses + self._stage(steps[first:], self.retraining_rate * rate)
 
-    def _stage(self, batches: list[Any], learning_rate: float | None) -> list[float]:
-        optimizer = self.optimizer(learning_rate or self.learning_rate)
+    def _stage(self, batches: list[Any], learning_rate: float) -> list[float]:
+        optimizer = self.optimizer(learning_rate)
         losses = []
         for batch in batches:
             optimizer.zero_grad()
@@ -186,8 +190,10 @@ class DiffPruning(Adapter):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Keep the k entries with the largest |z w| of all tensors together and fix where they are."""
+        """Draw z once, keep the k entries with the largest |z w| of all tensors together and fix where they are."""
         sites = self.deltas().values()
+        for gate in self._gates():
+            gate.sample()
         changes = [(site.gates() * site.w).flatten() for site in sites]
         sizes = torch.cat(changes).abs()
         chosen = torch.zeros_like(sizes, dtype=torch.bool)

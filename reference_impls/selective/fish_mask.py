@@ -127,8 +127,10 @@ def outcomes(model: nn.Module, single: Any, sample_type: str) -> Iterator[tuple[
         yield 1.0, model.loss(single)  # type: ignore[operator]
         return
     logits = model(single)
-    if logits.ndim != 2:
-        raise AdapterError('sample_type "expect" needs class logits (B, C); use "label" for sequences')
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise AdapterError(
+            'sample_type "expect" needs logits of classes (B, C); use "label" for sequences and regression'
+        )
     log_p = logits[0].log_softmax(-1)
     for y in range(len(log_p)):
         yield log_p[y].exp().detach(), -log_p[y]

@@ -57,6 +57,24 @@ function filtered(table, form, status) {
   const boxes = [...form.querySelectorAll("input[name=claims]")];
   const sorter = sortable(table, remember);
 
+  // Where the heads are not shown, on phones, a list stands in for them; an order that it lacks shows as its first.
+  const order = form.elements.sort;
+  order.addEventListener("input", () => sort(order.value));
+
+  function sort(text) {
+    sorter.apply(text.replace(/^-/, ""), text.startsWith("-") ? -1 : 1);
+  }
+
+  function written() {
+    const { key, direction } = sorter.state();
+    return key && direction < 0 ? `-${key}` : key;
+  }
+
+  function reflect() {
+    order.value = written();
+    if (order.selectedIndex < 0) order.value = "";
+  }
+
   const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
 
   function show() {
@@ -91,8 +109,9 @@ function filtered(table, form, status) {
     }
     const claims = chosen();
     if (claims.length) query.set("claims", claims.join(","));
-    const { key, direction } = sorter.state();
-    if (key) query.set("sort", direction > 0 ? key : `-${key}`);
+    const sorted = written();
+    if (sorted) query.set("sort", sorted);
+    reflect();
     const text = query.toString();
     history.replaceState(null, "", `${location.pathname}${text ? `?${text}` : ""}${location.hash}`);
   }
@@ -102,8 +121,8 @@ function filtered(table, form, status) {
     for (const name of names) form.elements[name].value = query.get(name) ?? "";
     const claims = (query.get("claims") ?? "").split(",");
     for (const box of boxes) box.checked = claims.includes(box.value);
-    const sort = query.get("sort") ?? "";
-    sorter.apply(sort.replace(/^-/, ""), sort.startsWith("-") ? -1 : 1);
+    sort(query.get("sort") ?? "");
+    reflect();
     show();
   }
 

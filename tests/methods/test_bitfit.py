@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,6 +45,37 @@ def test_share_of_bert_large_is_that_of_the_paper(targets: tuple[str, ...] | Non
     assert round(100 * adapter.count() / 333_579_264, 2) == percent
 
 
+@cache
+def bert() -> dict[str, int]:
+    """Names of BERT-base's parameters in its own library, with a classifier, and their sizes."""
+    transformers = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        model = transformers.BertForSequenceClassification(transformers.BertConfig())
+    return {name: parameter.numel() for name, parameter in model.named_parameters()}
+
+
+def test_bias_count_is_that_of_the_library_s_bert() -> None:
+    biases = {name: size for name, size in bert().items() if name.endswith(".bias") and "classifier" not in name}
+    assert sum(biases.values()) == 102_912
+    assert sum(size for name, size in biases.items() if "query" in name or "intermediate" in name) == 46_080
+
+
+def test_names_matched_by_substring_as_officially_catch_more_than_is_asked_for() -> None:
+    caught = [name for name in bert() if "output.dense.bias" in name and ".layer.0." in name]
+    assert caught == [
+        "bert.encoder.layer.0.attention.output.dense.bias",
+        "bert.encoder.layer.0.output.dense.bias",
+    ]
+    ours = attach(pretrained("encoder"), targets=["down"], train_head=False)
+    assert [name for name in ours.sites() if ".0." in name] == ["stack.blocks.0.mlp.down.bias"]
+
+
+def test_a_subset_leaves_the_bias_of_the_pooler_alone_which_the_official_code_always_adds() -> None:
+    sites = list(attach(pretrained("encoder"), targets=["q", "up"], train_head=False).sites())
+    assert len(sites) == 2 * 3
+    assert all(name.endswith((".q.bias", ".up.bias")) for name in sites)
+
+
 def test_every_bias_and_the_head_are_trained_and_nothing_else() -> None:
     model = pretrained("encoder")
     names = {n for n, _ in model.named_parameters()}
@@ -73,6 +106,14 @@ def test_key_biases_get_no_gradient_and_stay_while_the_others_move() -> None:
     assert len(keys) == 3
     assert max(keys) < 1e-6
     assert min(others) > 1e-3
+
+
+def test_key_slice_of_a_fused_bias_gets_no_gradient() -> None:
+    attention = torch.nn.MultiheadAttention(12, 3, batch_first=True).double()
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    attention(x, x, x)[0].square().sum().backward()
+    q, k, v = attention.in_proj_bias.grad.abs().view(3, 12).amax(1).tolist()
+    assert k < 1e-12 < 1e-4 < min(q, v)
 
 
 @pytest.mark.parametrize("amount", [0.5, 100.0])
@@ -133,8 +174,45 @@ def test_decay_pulls_to_the_pretrained_bias_not_to_zero() -> None:
     assert start.abs().max().item() > 1e-3
 
 
-def test_a_model_without_biases_is_refused_and_left_alone() -> None:
-    model = build("encoder-decoder", Size(L=1, L_dec=1, norm="rms", bias=False, positions=0))
+def test_decay_of_biases_trained_in_place_pulls_to_zero() -> None:
+    bias = torch.nn.Parameter(pretrained("encoder").pooler.bias.detach().clone())
+    optimizer = torch.optim.AdamW([bias], lr=0.5, weight_decay=1.0)
+    bias.grad = torch.zeros_like(bias)
+    for _ in range(80):
+        optimizer.step()
+    assert bias.abs().max() < 1e-9
+
+
+def test_the_step_size_of_full_fine_tuning_hardly_moves_anything() -> None:
+    def drop(rate: float) -> float:
+        model = pretrained("encoder")
+        adapter = attach(model)
+        held_out = model.batch(50_000, count=256)
+        before = model.loss(held_out).item()
+        adapter.fit((model.batch(i) for i in range(60)), learning_rate=rate)
+        return before - model.loss(held_out).item()
+
+    assert drop(1e-5) < 0.05 * drop(1e-2)
+
+
+def test_peft_trains_biases_beside_lora_alone() -> None:
+    peft = pytest.importorskip("peft")
+    assert not [name for name in peft.PeftType.__members__ if "BIT" in name]
+    model = peft.get_peft_model(pretrained("decoder"), peft.LoraConfig(r=2, bias="all", target_modules=["q"]))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert {name.split(".")[-1] for name in trained if "lora_" not in name} == {"bias"}
+    assert [name for name in trained if "lora_" in name]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        build("encoder-decoder", Size(L=1, L_dec=1, norm="rms", bias=False, positions=0)),
+        build("decoder", Size(L=1, norm="rms", bias=False, gated=True)),
+    ],
+    ids=["T5", "LLaMA"],
+)
+def test_a_model_without_biases_is_refused_and_left_alone(model: Backbone) -> None:
     with pytest.raises(AdapterError, match="no bias vectors"):
         attach(model)
     assert all(p.requires_grad for p in model.parameters())

@@ -173,6 +173,18 @@ def test_bert_large_has_391_encoder_tensors_with_token_types() -> None:
     assert stored / 1e6 == pytest.approx(1.67, abs=0.005)
 
 
+def test_groups_and_budget_are_those_of_the_library_s_bert_large() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    with torch.device("meta"):
+        config = transformers.BertConfig(vocab_size=28996, **sizes)
+        model = transformers.BertForSequenceClassification(config)
+    encoder = [p for name, p in model.named_parameters() if not name.startswith("classifier")]
+    assert len(encoder) == 391
+    assert sum(1 for _ in model.parameters()) == 393
+    assert sum(p.numel() for p in encoder) == 333_579_264
+
+
 def test_two_values_a_weight_and_one_a_tensor_are_trained() -> None:
     _, adapter = on_encoder()
     weights = sum(site.w.numel() for site in adapter.deltas().values())
@@ -203,16 +215,61 @@ def test_the_penalty_closes_gates() -> None:
     assert shares[1] < 0.1
 
 
-def test_projection_keeps_the_largest_changes_of_the_whole_model() -> None:
+def test_projection_draws_gates_once_and_keeps_the_largest_changes_of_the_whole_model() -> None:
     model, adapter = moved(target_sparsity=0.01)
-    before = {n: c for n, c in changes(model).items() if n in adapter.deltas()}
+    torch.manual_seed(4)
+    before = {}
+    for site in adapter.deltas().values():
+        for gate_ in (m for m in site.modules() if isinstance(m, HardConcrete)):
+            gate_.sample()
+    for name, site in adapter.deltas().items():
+        before[name] = (site.gates() * site.w).detach()
     sizes = torch.cat([c.abs().flatten() for c in before.values()])
     threshold = sizes.topk(int(0.01 * len(sizes))).values.min()
+    torch.manual_seed(4)
     adapter.project()
     for name, now in changes(model).items():
         if name in before:
             expected = torch.where(before[name].abs() >= threshold - 1e-15, before[name], 0.0)
             assert torch.allclose(now, expected, rtol=0, atol=1e-15), name
+
+
+def test_gates_drawn_in_the_projection_may_be_open_where_their_mean_is_closed() -> None:
+    _, adapter = moved(target_sparsity=0.01, structured=False)
+    with torch.no_grad():
+        for site in adapter.deltas().values():
+            site.gate.alpha.zero_()
+            assert not site.gates().any()
+    adapter.project()
+    kept = torch.cat([site.kept.values for site in adapter.deltas().values() if site.kept is not None])
+    assert kept.abs().min() > 0
+
+
+def test_without_learned_gates_it_is_plain_magnitude_pruning_of_a_fine_tuned_model() -> None:
+    """The paper's baseline, non-adaptive diff pruning."""
+    model, adapter = on_encoder(penalty=0.0, alpha=20.0, alpha_learning_rate=0.0, target_sparsity=0.02)
+    adapter._stage([model.batch(i) for i in range(4)], 1e-3)
+    tuned = {name: change for name, change in changes(model).items() if name in adapter.deltas()}
+    sizes = torch.cat([change.abs().flatten() for change in tuned.values()])
+    threshold = sizes.topk(int(0.02 * len(sizes))).values.min()
+    adapter.project()
+    for name, now in changes(model).items():
+        if name in tuned:
+            expected = torch.where(tuned[name].abs() >= threshold, tuned[name], 0.0)
+            assert torch.allclose(now, expected, rtol=0, atol=1e-12), name
+
+
+def test_retraining_with_fixed_positions_makes_up_for_what_the_projection_cuts_off() -> None:
+    model, adapter = on_encoder(penalty=1e-5)
+    held_out = model.batch(50_000, count=128)
+    adapter._stage([model.batch(i) for i in range(40)], 3e-3)
+    tuned = model.loss(held_out).item()
+    adapter.project()
+    cut = model.loss(held_out).item()
+    adapter.fit([model.batch(100 + i) for i in range(30)], learning_rate=3e-3)
+    retrained = model.loss(held_out).item()
+    assert cut > tuned + 0.01
+    assert retrained < cut - 0.01
 
 
 @pytest.mark.parametrize("target", [0.0, 0.005, 0.25, 1.0])
@@ -260,8 +317,22 @@ def test_without_penalty_and_with_all_gates_open_it_is_full_fine_tuning() -> Non
         twin.loss(twin.batch(i)).backward()
         torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
-    adapter.fit([model.batch(i) for i in range(3)], learning_rate=1e-3)
+    adapter.fit([model.batch(i) for i in range(3)], learning_rate=1e-3 / 5)
     assert torch.allclose(model(model.batch(9)), twin(twin.batch(9)), rtol=0, atol=1e-7)
+
+
+def test_the_last_stage_takes_five_times_the_steps_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watch(optimizer: torch.optim.AdamW) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
+    model, adapter = on_encoder()
+    adapter.fit([model.batch(i) for i in range(4)], learning_rate=1e-5)
+    assert rates == pytest.approx([1e-5, 1e-5, 5e-5, 5e-5])
 
 
 def test_gradients_of_changes_and_of_gates_are_clipped_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,19 @@ def test_squares_are_taken_example_by_example_and_then_averaged() -> None:
     assert fisher(net, singles(opposite), grad_type="absolute")["layers.0.weight"].item() == pytest.approx(3.0)
 
 
+def test_gradients_that_are_never_cleared_square_running_sums() -> None:
+    """As an early script of the official code has it; the mean of squares is another number."""
+    net = Net(nn.Linear(1, 1, bias=False)).double()
+    w = net.layers[0].weight.detach()
+    batch = Batch(torch.ones(2, 1, dtype=torch.float64), torch.cat([w + 3.0, w - 3.0]))
+    scores = torch.zeros(1, 1, dtype=torch.float64)
+    for single in singles(batch):
+        net.loss(single).backward()
+        scores += net.layers[0].weight.grad.square()
+    assert scores.item() / 2 == pytest.approx(4.5)  # (9 + 0) / 2
+    assert fisher(net, singles(batch))["layers.0.weight"].item() == pytest.approx(9.0)
+
+
 def test_order_of_examples_and_scale_of_the_loss_do_not_matter_to_the_mask() -> None:
     model = pretrained("encoder").double()
     batch = model.batch(0, count=8)
@@ -191,6 +204,27 @@ def test_equals_masking_the_gradients_of_all_weights() -> None:
     assert changed > 0
 
 
+def test_decay_moves_masked_weights_in_place_and_nothing_outside_the_mask_here() -> None:
+    model, adapter = on_encoder(keep_ratio=0.03)
+    base = pretrained("encoder").double()
+    masks = {n: s.support(base.get_parameter(n)) for n, s in adapter.sites().items() if isinstance(s, SparseDelta)}
+    mine = torch.optim.AdamW(adapter.parameters(), lr=0.01, weight_decay=0.5)
+    theirs = torch.optim.AdamW(base.parameters(), lr=0.01, weight_decay=0.5)
+    start = pretrained("encoder").double()
+    for network, optimizer in ((model, mine), (base, theirs)):
+        optimizer.zero_grad()
+        network.loss(network.batch(0)).backward()  # type: ignore[operator]
+        for name, mask in masks.items() if network is base else ():
+            network.get_parameter(name).grad.mul_(mask)
+        optimizer.step()
+    for name, mask in masks.items():
+        owner, _, leaf = name.rpartition(".")
+        now = getattr(model.get_submodule(owner), leaf)
+        assert torch.equal(now[~mask], start.get_parameter(name)[~mask]), name
+    name = "pooler.weight"
+    assert not torch.equal(base.get_parameter(name)[~masks[name]], start.get_parameter(name)[~masks[name]])
+
+
 def test_fast_form_equals_the_definition() -> None:
     base = torch.randn(4, 5, dtype=torch.float64)
     site = SparseDelta(base, torch.tensor([1, 7, 19]))
@@ -235,7 +269,14 @@ def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, objec
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_expect_needs_more_than_one_output() -> None:
+    net = Net(nn.Linear(5, 1)).double()
+    single = Batch(torch.randn(1, 5, dtype=torch.float64), torch.randn(1, 1, dtype=torch.float64))
+    with pytest.raises(AdapterError, match="and regression"):
+        fisher(net, [single], "expect")
+
+
 def test_expect_needs_class_logits() -> None:
     model = pretrained("decoder")
-    with pytest.raises(AdapterError, match="class logits"):
+    with pytest.raises(AdapterError, match="logits of classes"):
         attach(model, batches=[model.batch(0, count=2)], sample_type="expect", train_head=False)

@@ -10,19 +10,15 @@ from torch import Tensor, nn
 
 from reference_impls.adapter import AdapterError
 from reference_impls.backbones import Size, build, pretrained
+from reference_impls.reparameterized import lora
 from reference_impls.selective.ln_tuning import attach
 
-LLAMA2_7B = Size(
-    L=32, d=4096, f=11008, heads=32, head_dim=128, V=32000, positions=0, gated=True, norm="rms", bias=False
-)
-LLAMA2_13B = Size(
-    L=40, d=5120, f=13824, heads=40, head_dim=128, V=32000, positions=0, gated=True, norm="rms", bias=False
-)
+from .parity import LLAMA_7B, LLAMA_13B
 
 
 @pytest.mark.parametrize(
     ("size", "final_norm", "count"),
-    [(LLAMA2_7B, False, 262_144), (LLAMA2_7B, True, 266_240), (LLAMA2_13B, True, 414_720)],
+    [(LLAMA_7B, False, 262_144), (LLAMA_7B, True, 266_240), (LLAMA_13B, True, 414_720)],
 )
 def test_norm_counts_of_llama(size: Size, final_norm: bool, count: int) -> None:
     assert attach(build("decoder", size, device="meta"), final_norm=final_norm).count() == count
@@ -30,13 +26,39 @@ def test_norm_counts_of_llama(size: Size, final_norm: bool, count: int) -> None:
     assert 0.003 < 100 * count / total < 0.0045
 
 
+def default_variant(size: Size) -> tuple[int, int]:
+    """Values trained in the paper's default variant, and of them those outside the norms."""
+    model = build("decoder", size, device="meta")
+    model.connector = nn.Linear(1024, size.d, device="meta")
+    count = attach(model, final_norm=True, also=("embed", "head", "connector")).count()
+    return count, count - attach(build("decoder", size, device="meta"), final_norm=True).count()
+
+
+def whole(size: Size, language_model: int) -> int:
+    """All values of the multi-modal model: with CLIP ViT-L/14 at 336 pixels and the connector."""
+    return language_model + 303_507_456 + 1024 * size.d + size.d
+
+
 def test_default_variant_of_the_paper_is_3_78_percent_of_7b() -> None:
-    model = build("decoder", LLAMA2_7B, device="meta")
-    model.connector = nn.Linear(1024, 4096, device="meta")
-    adapter = attach(model, final_norm=True, also=("embed", "head", "connector"))
-    assert adapter.count() == 266_608_640
-    whole = 6_738_415_616 + 303_507_456 + 4_198_400  # language model, CLIP ViT-L/14 at 336 pixels, connector
-    assert round(100 * adapter.count() / whole, 2) == 3.78
+    count, rest = default_variant(LLAMA_7B)
+    assert count == 266_608_640
+    assert rest - (1024 * 4096 + 4096) == 262_144_000  # embeddings and head
+    assert round(100 * count / whole(LLAMA_7B, 6_738_415_616), 2) == 3.78
+
+
+@pytest.mark.parametrize(("rank", "percent"), [(64, 41.9), (32, 26.7)])
+def test_41_9_percent_fewer_than_lora_at_13b_belong_to_rank_64(rank: int, percent: float) -> None:
+    """The paper names rank 32 for LoRA; its figure follows from shares printed with two digits, at twice that rank.
+
+    LoRA trains the same embeddings, head and connector, and two factors for every linear layer of the blocks.
+    """
+    count, rest = default_variant(LLAMA_13B)
+    total = whole(LLAMA_13B, 13_015_864_320)
+    blocks = build("decoder", LLAMA_13B, device="meta").stack
+    factors = lora.attach(blocks, rank=rank, targets=["q", "k", "v", "o", "gate", "up", "down"]).count()
+    norms, low_rank = (round(100 * n / (total + extra), 2) for n, extra in ((count, 0), (rest + factors, factors)))
+    assert norms == 2.50
+    assert round(100 * (1 - norms / low_rank), 1) == percent
 
 
 def test_layer_norms_have_twice_as_many_values_as_rms_norms() -> None:
@@ -49,6 +71,13 @@ def test_norms_of_the_blocks_are_trained_and_the_final_norm_on_request() -> None
     assert all("blocks" in name and "norm" in name for name in inside)
     more = list(attach(pretrained("decoder"), final_norm=True).sites())
     assert sorted(set(more) - set(inside)) == ["stack.norm_out.bias", "stack.norm_out.weight"]
+
+
+@pytest.mark.parametrize(("kind", "outside"), [("decoder", 1), ("encoder", 1), ("encoder-decoder", 2), ("vit", 1)])
+def test_every_stack_has_one_norm_outside_its_blocks(kind: str, outside: int) -> None:
+    inside = attach(pretrained(kind))
+    more = attach(pretrained(kind), final_norm=True).count() - inside.count()
+    assert more == outside * 32 * (1 if kind == "encoder-decoder" else 2)
 
 
 def test_cross_attention_norms_count_as_block_norms() -> None:
@@ -125,6 +154,47 @@ def test_equals_peft_in_outputs_and_gradients_and_peft_takes_the_final_norm() ->
     theirs.loss(batch).backward()
     for mine, other in pairs:
         assert torch.allclose(mine.grad, other.grad, rtol=0, atol=1e-12)
+
+
+def test_peft_swaps_norms_in_a_merge_which_is_exact_both_ways() -> None:
+    peft = pytest.importorskip("peft")
+    model = pretrained("decoder")
+    batch = model.batch(0)
+    base = model(batch)
+    wrapped = peft.get_peft_model(model, peft.LNTuningConfig(target_modules=["norm1", "norm2"]))
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    adapted = wrapped(batch)
+    wrapped.merge_adapter()
+    assert torch.equal(wrapped(batch), adapted)
+    wrapped.unmerge_adapter()
+    with wrapped.disable_adapter():
+        assert torch.equal(wrapped(batch), base)
+
+
+def test_peft_runs_one_set_of_norms_at_a_time() -> None:
+    peft = pytest.importorskip("peft")
+    model = pretrained("decoder")
+    batch = model.batch(0)
+    config = peft.LNTuningConfig(target_modules=["norm1", "norm2"])
+    wrapped = peft.get_peft_model(model, config)
+    wrapped.add_adapter("second", config)
+    wrapped.base_model.set_adapter(["default", "second"])
+    with pytest.raises(ValueError, match="more than one adapter"):
+        wrapped(batch)
+
+
+@pytest.mark.parametrize(("dtype", "lost"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_half_precision_loses_small_changes_of_gains_near_one(dtype: torch.dtype, lost: bool) -> None:
+    model = build("decoder", Size(L=1)).to(dtype)  # gains of 1
+    adapter = attach(model)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.fill_(1e-3)
+    gain = model.stack.blocks[0].norm1.weight
+    assert torch.equal(gain, torch.ones_like(gain)) == lost
 
 
 def test_pefts_default_targets_for_llama_include_the_final_norm() -> None:

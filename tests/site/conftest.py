@@ -8,6 +8,7 @@ import http.server
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ MEASURED = ("lora", "dora", "bitfit", "prompt-tuning", "houlsby-adapter")
 
 @dataclass(frozen=True)
 class BuiltSite:
-    """Where the pages and the site are, and how long mkdocs took."""
+    """Where the pages and the site are, and the processor time that mkdocs took."""
 
     docs: Path
     folder: Path
@@ -102,8 +103,9 @@ def _build(folder: Path) -> None:
         cat.record_evidence(claims)
         cat.record_bench(runs)
         render(cat, folder / "docs")
-    built = build(folder / "docs", folder / "site")
-    (folder / "seconds").write_text(str(built.seconds))
+    start = time.process_time()
+    build(folder / "docs", folder / "site")
+    (folder / "seconds").write_text(str(time.process_time() - start))
 
 
 @pytest.fixture(scope="session")

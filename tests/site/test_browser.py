@@ -89,7 +89,7 @@ def visible(page: Any) -> list[str]:
 def search(page: Any, words: str) -> str:
     """Type into the search field; the text of the first result."""
     page.locator("[data-md-component=search-query]").click()
-    page.locator("[data-md-component=search-query]").fill(words)
+    page.locator("[data-md-component=search-query]").press_sequentially(words)  # it listens to keys
     first = page.locator(".md-search-result__item").first
     first.wait_for(state="visible", timeout=60_000)  # the index is built in the browser
     text: str = first.inner_text()
@@ -225,6 +225,32 @@ def test_a_matrix_stays_one_on_a_phone(tabs: Any) -> None:
     )
     assert len(tops) == 5
     assert len(set(tops)) == 1
+
+
+ASTRAY = """() => [...document.querySelectorAll('.pc-table td[data-label]')].filter(cell => {
+  if (!cell.checkVisibility()) return false;
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  return [...range.getClientRects()].some(box => box.width && box.x < cell.getBoundingClientRect().x + 110);
+}).map(cell => cell.textContent)"""
+
+
+@pytest.mark.parametrize("path", ["lists/peft-state-of-the-art/", "methods/lora/", "compare/deviations/"])
+def test_words_of_a_cell_stay_beside_its_label_on_a_phone(tabs: Any, path: str) -> None:
+    assert tabs(width=390).open(path).evaluate(ASTRAY) == []
+
+
+def test_a_phone_sorts_by_a_list(tabs: Any) -> None:
+    tab = tabs(width=390)
+    page = tab.open("methods/?sort=year")
+    assert page.get_by_label("Sort by").input_value() == "year"
+    page.get_by_label("Sort by").select_option("-year")
+    assert "sort=-year" in page.url
+    years = [int(text) for text in page.locator("#entries-table td[data-label=Year]").all_inner_texts()]
+    assert years == sorted(years, reverse=True)
+    page.get_by_role("button", name="Clear all").click()
+    page.wait_for_function("!location.search")
+    assert visible(page)[:3] == visible(tabs(width=390).open("methods/"))[:3]
 
 
 def test_drawings_can_be_read_on_a_phone(tabs: Any) -> None:

@@ -55,6 +55,28 @@ def test_a_measurement_is_shown_with_figure_version_device_and_date(bare: SiteDa
     assert {badge.key: badge.state for badge in claims.badges(site.by_slug["lora"])}["merge"] == "verified"
 
 
+def test_equal_results_on_several_models_share_a_line(bare: SiteData) -> None:
+    rows = [
+        evidence_row("lora", "mergeable", backbone="decoder", measured="2e-16"),
+        evidence_row("lora", "mergeable", backbone="encoder", measured="2e-16"),
+        evidence_row("lora", "mergeable", backbone="vit", measured="3e-16"),
+    ]
+    lines = [row for row in claims.rows(measured(bare, "lora", evidence=evidence(*rows)).by_slug["lora"]) if row.where]
+    assert [(row.label, row.where, row.measured, row.again) for row in lines] == [
+        ("Merges", "decoder, encoder", "2e-16", False),
+        ("Merges", "vit", "3e-16", True),
+    ]
+
+
+def test_counts_that_agree_are_not_listed_again(bare: SiteData) -> None:
+    rows = [
+        evidence_row("lora", "reported-counts", expected="a: 1; b: 2", measured="a: 1; b: 2"),
+        evidence_row("lora", "reported-counts", backbone="vit", expected="a: 1; b: 2", measured="a: 1; b: 3"),
+    ]
+    lines = [row for row in claims.rows(measured(bare, "lora", evidence=evidence(*rows)).by_slug["lora"]) if row.where]
+    assert [row.measured for row in lines] == ["all as reported", "a: 1; b: 3"]
+
+
 def test_one_contradiction_outweighs_any_agreement(bare: SiteData) -> None:
     rows = evidence(
         evidence_row("lora", "mergeable"), evidence_row("lora", "mergeable", "contradicted", backbone="encoder")
@@ -139,6 +161,13 @@ def test_chart_places_every_run_once_and_is_xml(bare: SiteData) -> None:
             x, y = map(float, (path.get("transform") or "").removeprefix("translate(").rstrip(")").split())
             assert 0 < x < chart.WIDTH
             assert 0 < y < chart.HEIGHT
+
+
+@pytest.mark.parametrize(("low", "high", "ticks"), [(1e-4, 1.9, 4), (0.002, 0.009, 2), (0.09, 0.11, 1), (1, 100, 3)])
+def test_ticks_of_a_logarithmic_axis(low: float, high: float, ticks: int) -> None:
+    axis = chart.Axis(low, high, 0, 100, log=True)
+    assert len(axis.ticks()) >= ticks
+    assert all(0 <= axis.place(tick) <= 100 for tick in axis.ticks())
 
 
 def test_chart_of_a_single_run_has_a_scale(bare: SiteData) -> None:

@@ -79,8 +79,8 @@ def test_nothing_is_loaded_from_elsewhere(built_site: BuiltSite) -> None:
 
 
 def test_build_is_quick(built_site: BuiltSite) -> None:
-    # The goal is ten seconds on an idle machine; other tests may be running beside this one.
-    assert built_site.seconds < 30
+    # Processor time: other tests may be running beside this one.
+    assert built_site.seconds < 10
 
 
 def test_a_page_does_not_grow_with_the_catalog(built_site: BuiltSite) -> None:

@@ -86,7 +86,7 @@ def code_address(paper: PaperLike) -> str:
 def venue_of(paper: PaperLike) -> Venue:
     """Where the paper appeared; the preprint server, or nothing but the year, when it was not published elsewhere."""
     text = paper.venue or (f"arXiv {paper.year}" if paper.arxiv else str(paper.year))
-    return venues.parse(text)
+    return venues.parse(plain(text))
 
 
 def short_venue(paper: PaperLike) -> str:

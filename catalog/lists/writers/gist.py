@@ -61,15 +61,19 @@ def _item(paper: PaperLike, shared: frozenset[str]) -> Iterator[str]:
     yield from ("", f"### {paper.slug} ({paper.year})", "")
     yield f"- **Adapter**: {escape(_adapter(paper))}"
     target = paper_address(paper, shared)
-    # In angle brackets, since underscores of an address alone could begin emphasis.
-    yield f"- **Paper**: <{target}>" if target else "- **Paper**: no address known"
+    yield f"- **Paper**: {_bare(target)}" if target else "- **Paper**: no address known"
     yield f"- **Year**: {paper.year} ({escape(short_venue(paper))})" if paper.venue else f"- **Year**: {paper.year}"
     yield f"- **How it differs**: {escape(sentence(paper.how_it_differs or paper.summary))}"
     if paper.reversibility:
         yield f"- **Reversibility**: {escape(sentence(_reversibility(paper.reversibility)))}"
     code = code_address(paper)
     if code:
-        yield f"- **Code**: <{code}>"
+        yield f"- **Code**: {_bare(code)}"
+
+
+def _bare(url: str) -> str:
+    """An address without words; the brackets keep its underscores from emphasis, and need no entities."""
+    return f"<{url.replace('&amp;', '&')}>"
 
 
 def _adapter(paper: PaperLike) -> str:
