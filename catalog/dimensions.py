@@ -73,7 +73,8 @@ _T5: dict[str, Any] = {
 _VIT: dict[str, Any] = {"kind": "vit", "patch": 16, "image": 224, "C": 1000}
 
 # Totals are those of the released checkpoints, tied embeddings counted once: BERT and RoBERTa with their pooler,
-# T5 1.1 with its untied output head, ViT with the ImageNet-1k head; GPT-3 as rounded in its paper (table 2.1).
+# T5 1.1 (all but t5-base-v1.0) with its untied output head, ViT with the ImageNet-1k head; GPT-3 as rounded in its
+# paper (table 2.1).
 MODELS: Mapping[str, Dimensions] = MappingProxyType(
     {
         "roberta-base": Dimensions(**_ROBERTA, L=12, d=768, f=3072, heads=12, total=124_645_632),
@@ -91,6 +92,18 @@ MODELS: Mapping[str, Dimensions] = MappingProxyType(
         "llama2-7b": Dimensions(**_LLAMA, L=32, d=4096, f=11008, heads=32, total=6_738_415_616),
         "t5-small": Dimensions(**_T5, L=8, L_dec=8, d=512, f=1024, heads=6, total=76_961_152),
         "t5-base": Dimensions(**_T5, L=12, L_dec=12, d=768, f=2048, heads=12, total=247_577_856),
+        "t5-base-v1.0": Dimensions(
+            kind="encoder-decoder",
+            V=32128,
+            norm="rms",
+            bias=False,
+            L=12,
+            L_dec=12,
+            d=768,
+            f=3072,
+            heads=12,
+            total=222_903_552,
+        ),
         "t5-large": Dimensions(**_T5, L=24, L_dec=24, d=1024, f=2816, heads=16, total=783_150_080),
         "t5-xl": Dimensions(**_T5, L=24, L_dec=24, d=2048, f=5120, heads=32, total=2_849_757_184),
         "t5-xxl": Dimensions(**_T5, L=24, L_dec=24, d=4096, f=10240, heads=64, total=11_135_332_352),

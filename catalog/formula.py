@@ -47,6 +47,11 @@ def evaluate(text: str, variables: Mapping[str, object]) -> int:
     return rounded
 
 
+def numbers(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings as a formula sees them: lists by their length."""
+    return {name: len(value) if isinstance(value, list | tuple) else value for name, value in settings.items()}
+
+
 def names(text: str) -> set[str]:
     """The variables that a formula uses."""
     tree = _parse(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from catalog.dimensions import model as dimensions_of
 from catalog.entry import Entry
 from catalog.errors import FormulaError
-from catalog.formula import evaluate
+from catalog.formula import evaluate, numbers
 
 
 def trained_at(entry: Entry, model: str) -> int | None:
@@ -16,8 +16,7 @@ def trained_at(entry: Entry, model: str) -> int | None:
     if formula is None or not kinds & {dimensions.kind, "mlp"}:
         return None
     given = {**entry.claims.hyperparameters, **entry.claims.defaults}
-    settings = {name: len(value) if isinstance(value, list) else value for name, value in given.items()}
     try:
-        return evaluate(formula, {**dimensions.variables(), **settings})
+        return evaluate(formula, {**dimensions.variables(), **numbers(given)})
     except FormulaError:
         return None

@@ -25,6 +25,7 @@ from catalog.lists_data import load_lists
 from catalog.locations import MEASURED
 from catalog.migrations import HEAD
 from catalog.parameters import trained_at
+from catalog.taxonomy import Status
 from catalog.words import fold
 
 
@@ -196,7 +197,8 @@ class Rows:
 
     def _aliases(self) -> list[dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for i, entry in self._numbered():
+        # Where two entries share an identifier, it leads to the one that stands.
+        for i, entry in sorted(self._numbered(), key=lambda pair: pair[1].status == Status.SUPERSEDED):
             for name in (entry.slug, entry.name, *entry.aliases, *filter(None, (entry.arxiv, entry.doi))):
                 found.setdefault(fold(name), {"folded": fold(name), "name": name, "paper_id": i})
         for i, entry in self._numbered():  # a slug always means its own entry, whoever has it as a name

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from catalog.dimensions import MODELS, Dimensions
 from catalog.errors import CatalogError
-from catalog.formula import evaluate, names
+from catalog.formula import evaluate, names, numbers
 from catalog.lint.core import Collection, Finding
 
 _DIMENSIONS = set(Dimensions("encoder", 1, 1, 1, 1, 1).variables())
@@ -48,7 +48,7 @@ def reported_count_follows(collection: Collection) -> Iterator[Finding]:
             if claims.parameters is None or count.at not in MODELS:
                 continue
             settings = {**claims.defaults, **count.hyperparameters}
-            variables = {**MODELS[count.at].variables(), **settings}
+            variables = {**MODELS[count.at].variables(), **numbers(settings)}
             key = f"claims.counts[{index}].trained"
             try:
                 computed = evaluate(claims.parameters, variables)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import catalog
 from catalog.cli import main
-from catalog.entry import Entry, load_entries
+from catalog.entry import Entry, load_entry
 from catalog.errors import CatalogError, UsageError
 from catalog.exports import copy_database, to_bibtex, to_csl, write_api
 from catalog.exports import documents as doc
@@ -36,7 +36,7 @@ from catalog.terminal import harmless
 from catalog.words import fold
 from tests.catalog.rows import ARXIV, bench_row, evidence_row
 
-LORA = next(entry for entry in load_entries(shipped_root()) if entry.slug == "lora")
+LORA = load_entry(shipped_root() / "reparameterized" / "lora.toml")
 HOSTILE = '}, } @article{x,\n title={y} \\ % # & _ $ ^ ~ " { {{ \\end{document} \\input|"ls" \u202e<b>'
 
 
@@ -321,8 +321,8 @@ def test_other_capitals_are_left_to_the_style(word: str) -> None:
     assert not keeps_case(word)
 
 
-def test_a_title_keeps_its_accents_composed() -> None:
-    assert title("Ru\u0308cklé of BAD-X") == "Rücklé of {BAD}-{X}"
+def test_a_title_keeps_its_accents_composed_and_no_invisible_marks() -> None:
+    assert title("Ru\u0308cklé of\u200d BAD-X\u200b") == "Rücklé of {BAD}-{X}"
 
 
 def test_keys_are_unique_and_do_not_depend_on_the_venue(entries: list[Entry]) -> None:

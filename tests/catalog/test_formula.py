@@ -125,7 +125,8 @@ def counted(m: Dimensions) -> int:
         return stem + m.L * block + norm + m.d * m.C + m.C
     relative_positions = 2 * 32 * m.heads
     decoder = m.L_dec * (block + attention + norm)
-    return 2 * embeddings + relative_positions + m.L * block + decoder + 2 * norm
+    head = embeddings if m.gated else 0  # T5 1.1 has one of its own, the original none
+    return embeddings + head + relative_positions + m.L * block + decoder + 2 * norm
 
 
 # GPT-3's total is a rounded figure; BART and DeBERTa differ from the common plan in embeddings and norms.

@@ -378,3 +378,9 @@ def test_the_package_opens_the_catalog(cat: Catalog) -> None:
     assert catalog.Filter is Filter
     with catalog.open(cat.path) as opened:
         assert opened.paper("lora") == cat.paper("lora")
+
+
+def test_a_shared_identifier_leads_to_the_paper_that_stands(cat: Catalog) -> None:
+    bone, miss = cat.paper("bone"), cat.paper("miss")
+    assert bone.arxiv == miss.arxiv
+    assert cat.paper(str(miss.arxiv)).slug == "miss"

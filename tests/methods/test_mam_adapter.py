@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from torch.nn import functional as F
 from reference_impls.adapter import AdapterError
 from reference_impls.backbones import Backbone, Batch, Size, build, pretrained
 from reference_impls.backbones.layers import FeedForward
+from reference_impls.claims import measure
 from reference_impls.claims.trial import distance, like
 from reference_impls.hybrid.mam_adapter import MAMAdapter, ScaledParallelAdapter, attach
 from reference_impls.reparameterized.lora import LoRALinear
 
+from .cases import trial
 from .parity import ROBERTA_BASE, linear, randomize, twin
 
 BART_LARGE = Size(L=12, L_dec=12, d=1024, f=4096, heads=16, head_dim=64, V=50265, positions=1026)
@@ -72,11 +75,32 @@ def test_counts_of_roberta_base() -> None:
     assert round(100 * adapter.count() / 124_645_632, 1) == 0.5
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("encoder", {"length": 4, "hidden": 0, "rank": 3}),
+        ("encoder-decoder", {"length": 4, "hidden": 5, "rank": 0}),
+        ("encoder-decoder", {"length": 0, "hidden": 0, "rank": 3}),
+    ],
+)
+def test_the_formula_holds_for_other_settings(kind: str, settings: dict[str, Any]) -> None:
+    usual = trial("mam-adapter", kind)
+    other = replace(usual, expected=replace(usual.expected, hyperparameters=settings))
+    assert measure("trained-parameters", other).status == "verified"
+
+
 def test_every_attention_gets_a_prefix_and_every_feed_forward_an_adapter() -> None:
     _, adapter, _ = mixed()
     paths = list(adapter.sites())
     assert paths[:3] == ["encoder.prefix", "decoder.prefix", "decoder.prefix_cross"]
     assert paths[3:] == [f"encoder.blocks.{i}.mlp" for i in range(2)] + [f"decoder.blocks.{i}.mlp" for i in range(3)]
+
+
+def test_settings_reach_the_adapters() -> None:
+    for keywords, scale, dropout in (({}, 4.0, 0.0), ({"scale": 2.0, "dropout": 0.1}, 2.0, 0.1)):
+        _, adapter, _ = mixed(**keywords)
+        sites = [site for site in adapter.sites().values() if isinstance(site, ScaledParallelAdapter)]
+        assert {(site.scale, site.dropout.p) for site in sites} == {(scale, dropout)}
 
 
 def test_adapters_start_as_nothing_for_any_scale_and_prefixes_do_not() -> None:

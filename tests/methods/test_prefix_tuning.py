@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from reference_impls.adapter import AdapterError
 from reference_impls.backbones import Backbone, Batch, Size, build, pretrained
+from reference_impls.claims import measure
 from reference_impls.claims.trial import like
 from reference_impls.prompt import prompt_tuning
 from reference_impls.prompt.prefix_tuning import (
@@ -23,6 +25,7 @@ from reference_impls.prompt.prefix_tuning import (
     start_from,
 )
 
+from .cases import trial
 from .parity import GPT2_MEDIUM, copy_to, randomize, twin
 
 BART_LARGE = Size(L=12, L_dec=12, d=1024, f=4096, heads=16, head_dim=64, V=50265, positions=1026)
@@ -64,6 +67,20 @@ def test_counts_of_gpt2_medium() -> None:
     adapter.drop_reparameterization()
     assert adapter.count() == 491_520
     assert round(100 * 491_520 / 354_823_168, 2) == 0.14
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("decoder", {"length": 4, "hidden": 0}),
+        ("encoder-decoder", {"length": 4, "hidden": 0}),
+        ("encoder-decoder", {"length": 0, "hidden": 0}),
+    ],
+)
+def test_the_formula_holds_for_other_settings(kind: str, settings: dict[str, Any]) -> None:
+    usual = trial("prefix-tuning", kind)
+    other = replace(usual, expected=replace(usual.expected, hyperparameters=settings))
+    assert measure("trained-parameters", other).status == "verified"
 
 
 def test_an_encoder_decoder_has_three_prefixes_with_an_mlp_each() -> None:
@@ -163,11 +180,12 @@ def test_text_begins_at_the_position_behind_the_prefix() -> None:
     adapter.detach()
 
 
-def test_the_sides_of_an_encoder_decoder_keep_their_positions() -> None:
-    model = build("encoder-decoder", Size(L_dec=2)).double()
-    batch = model.batch(0)
+@pytest.mark.parametrize(("kind", "stack"), [("encoder-decoder", "decoder"), ("encoder", "stack")])
+def test_encoders_and_the_sides_of_an_encoder_decoder_keep_their_positions(kind: str, stack: str) -> None:
+    model = build(kind, Size(L_dec=2)).double()
+    batch = like(model, model.batch(0))
     seen: list[Tensor] = []
-    model.get_submodule("decoder.norm_in").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.get_submodule(f"{stack}.norm_in").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(batch)
     attach(model, length=3)
     model(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from reference_impls.adapter import AdapterError
 from reference_impls.backbones import Backbone, Batch, Size, build, pretrained
 from reference_impls.backbones.layers import Attention
+from reference_impls.claims import measure
 from reference_impls.claims.trial import distance, like
 from reference_impls.hybrid.unipelt import (
     GatedAdapterNorm,
@@ -23,6 +25,7 @@ from reference_impls.hybrid.unipelt import (
 )
 from reference_impls.prompt.prefix_tuning import put_in_front
 
+from .cases import trial
 from .parity import linear, randomize, twin
 
 BERT_BASE = Size(L=12, d=768, f=3072, heads=12, head_dim=64, V=30522, positions=512, C=2)
@@ -93,6 +96,20 @@ def gate(module: nn.Module, x: Tensor, count: int) -> Tensor:
 def test_counts_of_bert_base(keywords: dict[str, Any], count: int) -> None:
     model = build("encoder", BERT_BASE, device="meta")
     assert attach(model, **{"train_head": False} | keywords).count() == count
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("encoder", {"rank": 0, "length": 4, "hidden": 0}),
+        ("encoder", {"rank": 3, "length": 0, "train_head": False}),
+        ("encoder", {"rank": 3, "length": 4, "hidden": 5, "bottleneck": 0}),
+    ],
+)
+def test_the_formula_holds_for_other_settings(kind: str, settings: dict[str, Any]) -> None:
+    usual = trial("unipelt", kind)
+    other = replace(usual, expected=replace(usual.expected, hyperparameters=settings))
+    assert measure("trained-parameters", other).status == "verified"
 
 
 def test_dropping_the_mlp_leaves_the_count_of_the_paper() -> None:
@@ -171,6 +188,24 @@ def test_prefix_keys_and_values_are_scaled_by_their_gate() -> None:
         joined = put_in_front(g * keys, g * values, q, k, v)
         expected = attention.o(F.scaled_dot_product_attention(*joined[:3]).transpose(1, 2).flatten(2))
         assert torch.allclose(site(x)[row], expected[0], rtol=0, atol=1e-12)
+
+
+def test_every_layer_has_its_own_prefix_and_lora_on_queries_and_values() -> None:
+    model, adapter, batch = mixed()
+    seen: list[tuple[Tensor, ...]] = []
+    gates: list[Tensor] = []
+    for layer in range(3):
+        attention: Any = model.get_submodule(f"stack.blocks.{layer}.attention")
+        attention.gate.register_forward_hook(lambda _, __, output: gates.append(output))
+        attention.base.core.register_forward_pre_hook(lambda _, args: seen.append(args))
+    model(batch)
+    prefix = adapter.prefixes()["stack.prefix"]
+    for layer, ((_, k, v, _), g) in enumerate(zip(seen, gates, strict=True)):
+        keys, values = prefix(layer)
+        assert torch.allclose(k[:, :, :4], g[..., None] * keys, rtol=0, atol=1e-13)
+        assert torch.allclose(v[:, :, :4], g[..., None] * values, rtol=0, atol=1e-13)
+    changed = [path for path, site in adapter.sites().items() if isinstance(site, GatedLoRA)]
+    assert changed == [f"stack.blocks.{layer}.attention.{name}" for layer in range(3) for name in "qv"]
 
 
 def test_a_closed_gate_removes_lora_and_adapter() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from reference_impls.adapter import Adapter, AdapterError
 from reference_impls.backbones import Backbone, Batch, Size, build, pretrained
+from reference_impls.claims import measure
 from reference_impls.claims.trial import distance, like
 from reference_impls.prompt.vpt import attach
 
+from .cases import trial
 from .parity import copy_to, randomize, twin
 
 VIT_B16 = Size(L=12, d=768, f=3072, heads=12, head_dim=64, positions=197, patch=16, image=224, C=10)
@@ -80,6 +83,20 @@ def deep_by_the_equations(model: Backbone, batch: Batch, P: Tensor) -> Tensor:
 )
 def test_counts_of_vit_b16(keywords: dict[str, Any], count: int) -> None:
     assert attach(build("vit", VIT_B16, device="meta"), **keywords).count() == count
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("vit", {"length": 3, "deep": False}),
+        ("vit", {"length": 3, "deep": True, "train_head": False}),
+        ("vit", {"length": 0}),
+    ],
+)
+def test_the_formula_holds_for_other_settings(kind: str, settings: dict[str, Any]) -> None:
+    usual = trial("vpt", kind)
+    other = replace(usual, expected=replace(usual.expected, hyperparameters=settings))
+    assert measure("trained-parameters", other).status == "verified"
 
 
 @pytest.mark.parametrize("deep", [True, False])
