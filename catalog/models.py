@@ -233,6 +233,7 @@ class BenchRow(SQLModel, table=True):
     forward_vs_lora: float | None = None
     step_vs_lora: float | None = None
     peak_bytes: int | None = None
+    peak_vs_lora: float | None = None
     saved_bytes: int | None = None
     gap_closed: float | None = None
     seed: int = 0

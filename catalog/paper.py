@@ -63,6 +63,7 @@ class Bench:
     forward_vs_lora: float | None
     step_vs_lora: float | None
     peak_bytes: int | None
+    peak_vs_lora: float | None
     saved_bytes: int | None
     gap_closed: float | None
     seed: int

@@ -55,6 +55,7 @@ class Cost:
     forward_vs_lora: float
     step_vs_lora: float | None
     peak_bytes: int | None
+    peak_vs_lora: float | None
     saved_bytes: int
     gap_closed: float
 
@@ -88,6 +89,7 @@ def cost(slug: str, kind: str, hyperparameters: dict[str, Any], device: torch.de
     if trains:
         works["step"] = subject.step
     times = interleaved(works, device)
+    peak = peak_bytes(subject.step, device) if trains else None
     share, _ = gap_closed(trial, seed=seed)
     trained = subject.adapter.count()
     return Cost(
@@ -98,7 +100,8 @@ def cost(slug: str, kind: str, hyperparameters: dict[str, Any], device: torch.de
         step_ratio=times["step"] / times["frozen"] if trains else None,
         forward_vs_lora=times["forward"] / times["lora forward"],
         step_vs_lora=times["step"] / times["lora step"] if trains else None,
-        peak_bytes=peak_bytes(subject.step, device) if trains else None,
+        peak_bytes=peak,
+        peak_vs_lora=None if peak is None else peak / peak_bytes(lora.step, device),
         saved_bytes=saved_bytes(subject),
         gap_closed=share,
     )

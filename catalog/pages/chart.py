@@ -32,11 +32,10 @@ _MARKS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Point:
-    """The newest benchmark run of one method; memory is relative to LoRA's on the same backbone and device."""
+    """The newest benchmark run of one method."""
 
     paper: Paper
     run: Any
-    memory: float | None
 
 
 @dataclass(frozen=True)
@@ -86,16 +85,7 @@ def _round_step(rough: float) -> float:
 
 def points(data: SiteData) -> list[Point]:
     """The newest successful run of every method that has one."""
-    newest = [(paper, succeeded(paper.bench)[0]) for paper in data.papers if succeeded(paper.bench)]
-    lora = data.by_slug.get("lora")
-    peaks = {(run.backbone, run.device): run.peak_bytes for run in reversed(succeeded(lora.bench))} if lora else {}
-    return [
-        Point(paper, run, _relative(run.peak_bytes, peaks.get((run.backbone, run.device)))) for paper, run in newest
-    ]
-
-
-def _relative(value: float | None, base: float | None) -> float | None:
-    return value / base if value and base else None
+    return [Point(paper, succeeded(paper.bench)[0]) for paper in data.papers if succeeded(paper.bench)]
 
 
 def panels(data: SiteData) -> list[Panel]:
@@ -103,7 +93,7 @@ def panels(data: SiteData) -> list[Panel]:
     found = points(data)
     wanted: list[tuple[str, str, str, Callable[[Point], float | None], Callable[[float], str]]] = [
         ("step", "Training step", "time of a training step, LoRA = 1", lambda point: point.run.step_vs_lora, ratio),
-        ("memory", "Peak memory", "peak memory in training, LoRA = 1", lambda point: point.memory, ratio),
+        ("memory", "Peak memory", "peak memory in training, LoRA = 1", lambda point: point.run.peak_vs_lora, ratio),
         ("gap", "Gap closed", "share of the gap to full fine-tuning closed", lambda point: point.run.gap_closed, share),
     ]
     drawn = []

@@ -120,7 +120,7 @@ def test_one_failing_method_does_not_stop_the_others(
     def cost(slug: str, *_: Any) -> benchmark.Cost:
         if slug == "lora":
             raise RuntimeError("out of order")
-        return benchmark.Cost(10, 0.5, 0.1, 1.0, None, 1.0, None, None, 40, 0.25)
+        return benchmark.Cost(10, 0.5, 0.1, 1.0, None, 1.0, None, None, None, 40, 0.25)
 
     monkeypatch.setattr(benchmark, "cost", cost)
     answer = ask_own("bench", "lora", "dora", "--device", "cpu")

@@ -33,6 +33,7 @@ def test_every_figure_of_lora_is_there(kind: str) -> None:
     assert measured.saved_bytes > 4 * measured.trained
     assert measured.peak_bytes is not None
     assert measured.peak_bytes > 4 * measured.trained
+    assert measured.peak_vs_lora is not None
     assert min(measured.attach_s, measured.forward_ratio, measured.forward_vs_lora) > 0
     assert measured.step_ratio is not None
     assert measured.step_ratio > 1  # a step is a forward pass and more
@@ -44,7 +45,7 @@ def test_a_method_that_trains_nothing_by_gradient_has_no_step() -> None:
     measured = cost("autoprompt", "encoder", {}, CPU)
     assert isinstance(measured, Cost)
     assert measured.trained == 0
-    assert measured.step_ratio is measured.step_vs_lora is measured.peak_bytes is None
+    assert measured.step_ratio is measured.step_vs_lora is measured.peak_bytes is measured.peak_vs_lora is None
     assert measured.forward_ratio > 0
 
 

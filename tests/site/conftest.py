@@ -75,6 +75,7 @@ def bench_row(slug: str, **change: Any) -> dict[str, Any]:
         "forward_vs_lora": 1.0,
         "step_vs_lora": 0.6 + number / 10,
         "peak_bytes": 1_000_000 * number,
+        "peak_vs_lora": 0.8 + number / 20,
         "saved_bytes": 4000 * number,
         "gap_closed": number / 18,
         "seed": 0,

@@ -60,6 +60,7 @@ def upgrade() -> None:
         sa.Column("forward_vs_lora", sa.Float(), nullable=True),
         sa.Column("step_vs_lora", sa.Float(), nullable=True),
         sa.Column("peak_bytes", sa.Integer(), nullable=True),
+        sa.Column("peak_vs_lora", sa.Float(), nullable=True),
         sa.Column("saved_bytes", sa.Integer(), nullable=True),
         sa.Column("gap_closed", sa.Float(), nullable=True),
         sa.Column("seed", sa.Integer(), nullable=False),
