@@ -107,6 +107,11 @@ def test_a_mistake_is_looked_for_only_where_the_list_had_the_item(find: Find) ->
         ("How it differs: 'the first of all methods'", "the first of all methods; simple", 7),
         ("abstract text of an earlier version (a trade-off of speed and size)", "on a trade-off of speed and size", 7),
         (
+            "low-rank updates lose geometric properties, and orthogonal ones are the fix",
+            "with orthogonal updates comes the fix: geometric properties, which low-rank ones lose",
+            7,
+        ),
+        (
             "says that every other low-rank method builds upon this one",
             "every other low-rank method builds on this one",
             7,

@@ -157,6 +157,13 @@ def test_awesome_links_in_a_description_are_not_the_paper() -> None:
     assert [link.role for link in item(text, "A title").links] == [Role.PAPER, Role.OTHER]
 
 
+@pytest.mark.parametrize("heading", ["Contents", "License", "Citation", "Contributing", "Footnotes"])
+def test_sections_about_the_list_hold_no_papers(heading: str) -> None:
+    sections = {"Papers": "A", heading: "B", "More": "C"}
+    text = "\n".join(f"## {words}\n\n- [{title}](https://x.org)\n" for words, title in sections.items())
+    assert titles(text) == ["A", "C"]
+
+
 # badges
 
 
@@ -212,6 +219,17 @@ def test_numbered_item_may_lack_venue_and_address() -> None:
     found = item(NUMBERED, "Title Three")
     assert (found.venue, found.year, found.authors) == ("", None, ("Eve Fox", "Gil Hay"))
     assert [link.url for link in found.links] == [""]
+
+
+def test_numbered_links_may_stand_as_bare_addresses_but_not_in_titles_and_names() -> None:
+    text = (
+        "1. **On https://a.org/x**. **ACL'2021**.\n\n   *Ann Lee https://b.org/y*\n\n   https://c.org/z\n\n"
+        "2. **Second**. **ACL'2021**.\n\n   paper](https://d.org)\n"
+    )
+    assert [[link.url for link in found.links] for found in read_text(text).items] == [
+        ["https://c.org/z"],
+        ["https://d.org"],
+    ]
 
 
 def test_numbered_items_in_comments_are_read_and_marked() -> None:

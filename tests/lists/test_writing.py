@@ -93,6 +93,11 @@ def test_gist(entry: Get) -> None:
     assert written[start + 7] == "- **Code**: <https://github.com/microsoft/LoRA>"
 
 
+def test_gist_names_that_could_be_taken_for_several_give_way_to_the_slug(entry: Get) -> None:
+    papers = [entry("oft").model_copy(update={"name": "OFT, the first: one"}), entry("boft")]
+    assert "Orthogonal: oft, BOFT" in lines(papers, Style.GIST)
+
+
 def test_gist_marks_what_suits_steering(entry: Get) -> None:
     marks = {
         slug: next(mark for mark in "✅⚠❌" if f"**: {mark}" in write_list([entry(slug)], Style.GIST))
