@@ -136,9 +136,9 @@ def _line(erratum: Erratum, items: Sequence[Item], read: ReadList) -> int | None
 
 def _place(erratum: Erratum, lines: Sequence[tuple[int, str]]) -> _Place:
     """The line that comes nearest to saying what the erratum claims."""
-    phrases = [folded(phrase) for phrase in _phrases(erratum.claim)]
+    phrases = [phrase for phrase in map(folded, _phrases(erratum.claim)) if phrase]
     scored = (
-        _Place(number, max(_likeness(phrase, said) for phrase in phrases))
+        _Place(number, max((_likeness(phrase, said) for phrase in phrases), default=0.0))
         for number, said in ((number, folded(words)) for number, words in lines)
         if said
     )
@@ -183,5 +183,5 @@ def _same(found: Contradiction, erratum: Erratum, paper: PaperLike) -> bool:
         return "venue" in claim
     says = folded(_SCHEME.sub("", found.says))
     if found.kind in (Kind.TITLE, Kind.CUT_TITLE):
-        return any(folded(phrase) in says for phrase in _quotes(erratum.claim))
-    return says in claim
+        return any(folded(phrase) in says for phrase in _quotes(erratum.claim) if folded(phrase))
+    return bool(says) and says in claim

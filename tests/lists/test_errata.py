@@ -135,6 +135,11 @@ def test_a_statement_no_longer_made_is_not_reported(find: Find, claim: str, mend
     assert find(mended, claim, listed=noted()) == []
 
 
+@pytest.mark.parametrize("claim", ["'??????' and (????????)", "'-----'", "(((((((((("])
+def test_a_claim_of_signs_alone_is_found_nowhere(find: Find, claim: str) -> None:
+    assert find(gist("the base case -----"), claim, listed=noted()) == []
+
+
 def test_a_statement_in_running_text_is_found_there(find: Find) -> None:
     text = gist(
         "the base case", after="\n# Advice\n\nAvoid: prompts (wrong paradigm), low-rank methods (LoRA - slow)\n"
