@@ -19,8 +19,8 @@ import catalog
 from catalog.cli import AREAS, area_of, make_app
 from catalog.entry import Entry
 from catalog.query import Catalog
-from tests.catalog.conftest import Ask
 from tests.catalog.rows import evidence_row
+from tests.conftest import Ask
 
 ASKED = ("query", "--category", "reparameterized", "--strength", "linear", "--mergeable")
 HOSTILE = r"Bad \u001b[2J\u001b]0;owned\u0007 \u202edesrever\u202c \u009b31m | `x` <b>\r\nline [red]two[/red] =1+1"

@@ -13,7 +13,7 @@ import catalog
 from catalog import evidence
 from catalog.entry import Entry
 from catalog.errors import CatalogError, UsageError
-from tests.catalog.conftest import Ask
+from tests.conftest import Ask
 
 CHEAP = ("trained-parameters", "mergeable", "strength")
 

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import sqlite3
-import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import catalog
-from catalog.cli import main
 from catalog.entry import Entry, load_entry
 from catalog.errors import CatalogError, UsageError
 from catalog.exports import copy_database, to_bibtex, to_csl, write_api
@@ -35,6 +33,7 @@ from catalog.taxonomy import Status
 from catalog.terminal import harmless
 from catalog.words import fold
 from tests.catalog.rows import ARXIV, bench_row, evidence_row
+from tests.conftest import Ask
 
 LORA = load_entry(shipped_root() / "reparameterized" / "lora.toml")
 HOSTILE = '}, } @article{x,\n title={y} \\ % # & _ $ ^ ~ " { {{ \\end{document} \\input|"ls" \u202e<b>'
@@ -624,24 +623,12 @@ def test_a_folder_that_cannot_be_written_is_told(database: Path) -> None:
 
 # The command.
 
-Ask = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def ask(database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ask:
-    """Runs `peft-catalog export` in this process: exit code, output, errors."""
-    monkeypatch.setenv("PEFT_CATALOG_DB", str(database))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["peft-catalog", "export", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return int(stop.value.code or 0), out, err
-
-    return run
+def ask(ask_of: Callable[[Path], Ask], database: Path) -> Ask:
+    """Runs `peft-catalog export`."""
+    run = ask_of(database)
+    return lambda *arguments: run("export", *arguments)
 
 
 def test_formats_on_standard_output(ask: Ask, cat: Catalog, entries: list[Entry]) -> None:

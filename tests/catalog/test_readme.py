@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalog.conftest import Ask
+from tests.conftest import Ask
 
 README = Path(__file__).parents[2] / "README.md"
 SHOWN_BY = {"make": "info"}

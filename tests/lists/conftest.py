@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-import catalog
 from catalog.entry import Entry, load_entries
 from catalog.lists import Comparison, compare, read_text
 from catalog.locations import shipped_root
@@ -35,11 +33,3 @@ def entry(entries: tuple[Entry, ...]) -> Callable[[str], Entry]:
 def held(entries: tuple[Entry, ...]) -> Callable[[str], Comparison]:
     """A list, given as text, held against the shipped entries."""
     return lambda text: compare(read_text(text), entries)
-
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped catalog, for reading only."""
-    path = tmp_path_factory.mktemp("database") / "catalog.sqlite"
-    catalog.open(path, entries=shipped_root()).close()
-    return path

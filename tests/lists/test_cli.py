@@ -7,16 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import catalog
-from catalog.cli import main
 from catalog.entry import Entry
 from catalog.lists import Style, write_list
+from tests.conftest import Ask
 
 GOOD = (
     "- [LoRA: Low-Rank Adaptation of Large Language Models](https://arxiv.org/abs/2106.09685) - Words. *ICLR 2022*.\n"
@@ -29,31 +28,12 @@ HOSTILE = "- [Bad \x1b[2J\x1b]0;owned\x07 \u202edesrever\u202c \x9b31m [red]two[
 STEERING = ("\x1b", "\x07", "\u202e", "\u202c", "\x9b")
 
 
-@dataclass
-class Answer:
-    code: int
-    out: str
-    err: str
-
-
-Ask = Callable[..., Answer]
-
-
 @pytest.fixture
-def ask(database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ask:
-    """Runs the program in this process, as its script would."""
-    monkeypatch.setenv("PEFT_CATALOG_DB", str(database))
+def ask(ask_of: Callable[[Path], Ask], database: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Runs `peft-catalog list`."""
     monkeypatch.delenv("PEFT_CATALOG_ENTRIES", raising=False)
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["peft-catalog", "list", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Answer(int(stop.value.code or 0), out, err)
-
-    return run
+    run = ask_of(database)
+    return lambda *arguments: run("list", *arguments)
 
 
 @pytest.fixture
