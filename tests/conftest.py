@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 import catalog
+from catalog import freshness, store
 from catalog.cli import main
 from catalog.locations import shipped_root
+
+
+@contextmanager
+def nothing_shipped(folder: Path) -> Iterator[None]:
+    """Databases built meanwhile hold no measurements but those of the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (store, freshness):
+            patch.setattr(module, "MEASURED", folder / "nothing-measured")
+        yield
+
+
+@pytest.fixture
+def unmeasured(tmp_path: Path) -> Iterator[None]:
+    """No measurements are shipped."""
+    with nothing_shipped(tmp_path):
+        yield
 
 
 class Answer(NamedTuple):

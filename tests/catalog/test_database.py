@@ -130,6 +130,7 @@ def test_a_transaction_that_fails_leaves_no_table(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_an_upgrade_loses_nothing_that_was_measured_or_fetched(few: Path, tmp_path: Path, later: str) -> None:
     path = tmp_path / "old.sqlite"
     engine = open_engine(path)

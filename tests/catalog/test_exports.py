@@ -10,6 +10,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from catalog.taxonomy import Status
 from catalog.terminal import harmless
 from catalog.words import fold
 from tests.catalog.rows import ARXIV, bench_row, evidence_row
-from tests.conftest import Ask
+from tests.conftest import Ask, nothing_shipped
 
 LORA = load_entry(shipped_root() / "reparameterized" / "lora.toml")
 HOSTILE = '}, } @article{x,\n title={y} \\ % # & _ $ ^ ~ " { {{ \\end{document} \\input|"ls" \u202e<b>'
@@ -372,7 +373,7 @@ def test_csl_keeps_any_title(title: str) -> None:
 def api(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The API of the shipped catalog with a few measurements."""
     folder = tmp_path_factory.mktemp("api")
-    with catalog.open(folder / "catalog.sqlite") as cat:
+    with nothing_shipped(folder), catalog.open(folder / "catalog.sqlite") as cat:
         cat.record_evidence([evidence_row("lora"), evidence_row("dora", status="contradicted", date="2026-12-31")])
         cat.record_bench([bench_row("lora", status="ok", date="2026-11-25")])
         write_api(cat, folder / "v1")
@@ -535,8 +536,9 @@ def test_the_date_is_that_of_the_newest_fact(
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     assert load(api, "index.json")["generated_at"] == "2026-12-31T00:00:00Z"
     assert generated_at([]) == "1970-01-01T00:00:00Z"
-    month = max(filter(None, (paper.sources.checked_on for paper in cat.papers())))
-    assert generated_at(cat.papers()) == f"{month}-01T00:00:00Z"
+    bare = [replace(paper, evidence=(), bench=()) for paper in cat.papers()]
+    month = max(filter(None, (paper.sources.checked_on for paper in bare)))
+    assert generated_at(bare) == f"{month}-01T00:00:00Z"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
     assert generated_at(cat.papers()) == "2001-09-09T01:46:40Z"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
@@ -587,6 +589,7 @@ def test_documents_are_made_without_writing(cat: Catalog) -> None:
 # The database.
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_the_copy_is_one_file_without_abstracts(tmp_path: Path) -> None:
     source, target = tmp_path / "a.sqlite", tmp_path / "out" / "b.sqlite"
     with catalog.open(source) as cat:

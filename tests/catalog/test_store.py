@@ -70,6 +70,7 @@ def run(program: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("at", [1, 2, 7, 15, 0])
 def test_a_build_that_is_killed_leaves_the_old_database(few: Path, tmp_path: Path, edit: Edit, at: int) -> None:
     path = tmp_path / "a.sqlite"
@@ -149,6 +150,7 @@ def test_broken_entries_leave_the_old_database(
     assert _dump(path) == before
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_what_was_measured_and_fetched_outlives_builds_and_entries(few: Path, tmp_path: Path, edit: Edit) -> None:
     path = tmp_path / "a.sqlite"
     with catalog.open(path, entries=few) as cat:
@@ -166,6 +168,7 @@ def test_what_was_measured_and_fetched_outlives_builds_and_entries(few: Path, tm
     assert [len(rows) for rows in kept.values()] == [2, 2, 1]
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_new_measurement_takes_the_place_of_the_old_one(few: Path, tmp_path: Path) -> None:
     with catalog.open(tmp_path / "a.sqlite", entries=few) as cat:
         cat.record_evidence([evidence_row("lora", status="contradicted"), evidence_row("lora", backbone="encoder")])
@@ -174,6 +177,7 @@ def test_a_new_measurement_takes_the_place_of_the_old_one(few: Path, tmp_path: P
     assert found == {("decoder", "verified", "3.12"), ("encoder", "verified", "")}
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_rows_that_cannot_be_stored_are_stored_not_even_in_part(few: Path, tmp_path: Path) -> None:
     with catalog.open(tmp_path / "a.sqlite", entries=few) as cat:
         with pytest.raises(StoreError):
