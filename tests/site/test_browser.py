@@ -196,7 +196,7 @@ def test_entry_page_shows_code_and_badges(tab: Any) -> None:
     badges = page.locator(".pc-badges").first.inner_text()
     assert "mergeable" in badges
     assert "removable" in badges
-    assert page.locator(".pc-claims .pc-is-verified").count() == 3
+    assert page.locator(".pc-claims .pc-is-verified").count() >= 3
     assert "torch 2.13.0" in page.locator(".pc-claims").inner_text()
 
 
