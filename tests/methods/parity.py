@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from reference_impls.backbones import Size
+from reference_impls.adapter import Adapter
+from reference_impls.backbones import Backbone, Size, pretrained
 
 SHAPES = [(12, 12), (12, 8), (8, 12)]
 """(d_in, d_out): square, fewer outputs, more outputs."""
@@ -92,6 +93,30 @@ def assert_same(
 def same(gradient: Tensor) -> Tensor:
     """Their tensor is laid out as ours."""
     return gradient
+
+
+def drift(theirs: Any, cycles: int = 100) -> list[float]:
+    """How far a library's base weight is from where it was, after each of so many merges and unmerges."""
+    start = theirs.base_layer.weight.detach().clone()
+    errors = []
+    for _ in range(cycles):
+        theirs.merge()
+        theirs.unmerge()
+        errors.append((theirs.base_layer.weight - start).abs().max().item())
+    return errors
+
+
+def assert_no_drift(attach: Callable[[Backbone], Adapter], spread: float = 0.1, cycles: int = 20) -> None:
+    """Ours merges and unmerges away from the start, and the small decoder is what it was, bit for bit."""
+    model = pretrained("decoder")
+    adapter = attach(model)
+    randomize(adapter.parameters(), spread)
+    for _ in range(cycles):
+        adapter.merge()
+        adapter.unmerge()
+    adapter.detach()
+    base = pretrained("decoder").state_dict()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in model.state_dict().items())
 
 
 class Computed(TorchDispatchMode):
