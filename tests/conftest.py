@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -14,6 +15,13 @@ import catalog
 from catalog import freshness, store
 from catalog.cli import main
 from catalog.locations import shipped_root
+
+
+def missing(what: str, left_out: str) -> NoReturn:
+    """Skip for want of a tool, saying what is left out; fail where nothing may be skipped."""
+    if os.environ.get("PEFT_CATALOG_REQUIRE_ALL") == "1":
+        pytest.fail(f"{what}, and PEFT_CATALOG_REQUIRE_ALL=1 allows no skipping")
+    pytest.skip(f"{what}: {left_out}")
 
 
 @contextmanager

@@ -20,7 +20,9 @@ import catalog
 from catalog.locations import entries_root
 from catalog.pages import build, render
 from catalog.pages.data import SiteData, read
+from tests.conftest import missing
 
+BROWSER = "the site's browser tests are left out (Debian: apt-get install chromium)"
 HOSTILE = Path(__file__).parent / "hostile.toml"
 MEASURED = ("lora", "dora", "bitfit", "prompt-tuning", "houlsby-adapter")
 
@@ -148,22 +150,16 @@ def address(built_site: BuiltSite) -> Iterator[str]:
         thread.join()
 
 
-def _missing(reason: str) -> None:
-    if os.environ.get("PEFT_CATALOG_REQUIRE_ALL") == "1":
-        pytest.fail(f"{reason}, and PEFT_CATALOG_REQUIRE_ALL=1 allows no skipping")
-    pytest.skip(f"{reason}: the site's browser tests are left out (Debian: apt-get install chromium)")
-
-
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """The system's Chromium, headless."""
     program = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
     if program is None:
-        _missing("Chromium is not installed")
+        missing("Chromium is not installed", BROWSER)
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        _missing("playwright is not installed")
+        missing("playwright is not installed", BROWSER)
     switches = ["no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update"]
     switches += ["disable-sync", "no-first-run"]
     with sync_playwright() as playwright:
