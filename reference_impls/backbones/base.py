@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -30,7 +31,7 @@ class Batch:
         return Batch(move(self.inputs), move(self.targets), None if self.visible is None else move(self.visible))
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A small, honest model. Subclasses define ``forward(batch)``, ``loss(batch)`` and ``batch(seed, ...)``."""
 
     kind: ClassVar[str]
@@ -41,9 +42,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.size = size
 
+    @abstractmethod
     def batch(self, seed: int, task: Task = "downstream", count: int = 32) -> Batch:
         """``count`` examples of the task, the same for the same seed, on the CPU in the default float32."""
-        raise NotImplementedError(f"{type(self).__name__} has no task")
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar."""

@@ -28,6 +28,7 @@ from .parity import (
     randomize,
     same,
 )
+from .refused import assert_refused
 
 TOTAL = {LLAMA_7B: 6_738_415_616, LLAMA_13B: 13_015_864_320}
 
@@ -333,7 +334,4 @@ def test_a_row_of_zeros_is_refused() -> None:
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:
-    model = pretrained("decoder")
-    with pytest.raises(AdapterError, match=message):
-        attach(model, **keywords)
-    assert all(p.requires_grad for p in model.parameters())
+    assert_refused(attach, keywords, message)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reference_impls.adapter import AdapterError
 from reference_impls.backbones import pretrained
 from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
@@ -27,6 +26,7 @@ from .parity import (
     randomize,
     twin,
 )
+from .refused import assert_refused
 
 
 def site(
@@ -348,10 +348,7 @@ def test_rounding_piles_up_in_merges_of_peft_and_not_here() -> None:
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:
-    model = pretrained("decoder")
-    with pytest.raises(AdapterError, match=message):
-        attach(model, **keywords)
-    assert all(p.requires_grad for p in model.parameters())
+    assert_refused(attach, keywords, message)
 
 
 def test_angle_grows_with_the_entries() -> None:

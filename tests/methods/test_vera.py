@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from reference_impls.adapter import AdapterError
 from reference_impls.backbones import Size, build, pretrained
 from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
@@ -32,6 +31,7 @@ from .parity import (
     same,
     twin,
 )
+from .refused import assert_refused
 
 
 def site(d_in: int = 12, d_out: int = 8, rank: int = 4, widest: tuple[int, int] = (12, 12)) -> VeRALinear:
@@ -235,8 +235,4 @@ def test_a_second_adapter_of_peft_cannot_be_wider_than_the_first() -> None:
     ],
 )
 def test_bad_input_is_refused_and_the_model_left_alone(keywords: dict[str, Any], message: str) -> None:
-    model = pretrained("decoder")
-    with pytest.raises(AdapterError, match=message):
-        attach(model, **keywords)
-    assert all(p.requires_grad for p in model.parameters())
-    assert not hasattr(model, "vera")
+    assert_refused(attach, keywords, message)
