@@ -1,6 +1,7 @@
 """Schema and loader of an entry file: one TOML file a paper, the source of truth of the catalog.
 
 An error names the file, the key, the value found and what is allowed, with near misses for words of the vocabulary.
+A file with `draft = true` is no entry yet, whatever else it says.
 """
 
 from __future__ import annotations
@@ -12,9 +13,18 @@ import types
 import typing
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from catalog.errors import EntryError, Problem
 from catalog.locations import entry_paths, implementation_folders
@@ -43,6 +53,15 @@ Month = Annotated[str, StringConstraints(pattern=_MONTH)]
 ArxivId = Annotated[str, StringConstraints(pattern=_ARXIV)]
 Doi = Annotated[str, StringConstraints(pattern=_DOI)]
 Url = Annotated[str, StringConstraints(pattern=_URL)]
+
+
+def _no_draft(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("draft", "is true: the entry is a draft, which queries leave out")
+    return value
+
+
+Finished = Annotated[StrictBool, AfterValidator(_no_draft)]
 Setting = bool | int | float | str | list[int] | list[str]
 
 
@@ -170,6 +189,9 @@ class Entry(Part):
     authors: tuple[Text, ...] = Field(min_length=1)
     arxiv: ArxivId | None = None
     arxiv_categories: tuple[Text, ...] = ()
+    arxiv_differs: dict[
+        Literal["title", "authors", "published", "doi", "venue", "status", "arxiv_categories"], Text
+    ] = Field(default_factory=dict, description="Key in which the entry rightly differs from arXiv's record, and why.")
     published: PartialDate = Field(description="First public date: YYYY-MM-DD, YYYY-MM or YYYY.")
     venue: Text | None = None
     doi: Doi | None = None
@@ -194,6 +216,7 @@ class Entry(Part):
     sources: Sources = Sources()
     listed_in: tuple[Listing, ...] = ()
     errata: tuple[Erratum, ...] = ()
+    draft: Finished = Field(default=False, description="True until the entry is filled in; then the key is removed.")
 
     @property
     def year(self) -> int:
@@ -220,13 +243,22 @@ class Entry(Part):
 
 
 def load_entries(root: Path | str | None = None) -> list[Entry]:
-    """All entries, sorted by category and slug."""
-    return [load_entry(path) for path in entry_paths(root)]
+    """All entries but drafts, sorted by category and slug; EntryError for a file that is neither."""
+    tables = ((path, read_table(path)) for path in entry_paths(root))
+    return [_entry(path, table) for path, table in tables if not is_draft(table)]
 
 
 def load_entry(path: Path | str) -> Entry:
-    """Read and validate one entry file."""
-    data = read_table(path)
+    """Read and validate one entry file; a draft is refused with what is still missing."""
+    return _entry(path, read_table(path))
+
+
+def is_draft(data: dict[str, Any]) -> bool:
+    """Whether a table says that it is an entry only begun."""
+    return data.get("draft") is True
+
+
+def _entry(path: Path | str, data: dict[str, Any]) -> Entry:
     entry, problems = validate(data)
     if entry is None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -275,6 +307,8 @@ def _problem(details: Any) -> Problem:
         return Problem(key, "is not a word of the vocabulary", value, ", ".join(known), _near(details["input"], known))
     if kind == "string_pattern_mismatch":
         return Problem(key, "is not well formed", value, _FORMATS.get(context["pattern"], context["pattern"]))
+    if kind == "draft":
+        return Problem(key, str(details["msg"]), hint="remove the line when nothing else is missing")
     if kind.startswith("bool"):
         return Problem(key, "is neither true nor false", value, "true, false")
     if kind in ("string_too_short", "too_short"):

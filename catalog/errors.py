@@ -89,3 +89,18 @@ class FormulaError(CatalogError):
 
 class StoreError(CatalogError):
     """The database cannot be opened, built or upgraded."""
+
+
+class Unreachable(CatalogError):
+    """Something outside the program failed: no connection, no usable answer, too many requests. Exit code 3."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        allowed: str | Iterable[str] | None = None,
+        hint: str | None = None,
+        exit_code: int = 3,
+    ) -> None:
+        super().__init__(message, where=where, allowed=allowed, hint=hint, exit_code=exit_code)

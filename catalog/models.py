@@ -246,32 +246,107 @@ class BenchRow(SQLModel, table=True):
 
 
 class ArxivRecord(SQLModel, table=True):
-    """What arXiv says about a paper now."""
+    """What arXiv says about a paper now: the newest of its statements, with what is asked for most."""
 
     __tablename__ = "arxiv_record"
+    __table_args__ = (Index("ix_arxiv_record_published", "published"),)
     arxiv: str = Field(primary_key=True)
     version: int
     title: str
-    authors: str
-    abstract: str
-    comment: str | None = None
-    journal_ref: str | None = None
-    doi: str | None = None
-    categories: str
     published: str
     updated: str
-    withdrawn: bool = False
-    fetched: str
+    state: str
+    as_of: str
+    statement_id: int = Field(foreign_key="arxiv_statement.id")
 
 
-class ArxivVersion(SQLModel, table=True):
-    """What arXiv said when: one row a version seen, as JSON."""
+class ArxivStatement(SQLModel, table=True):
+    """What arXiv said when: one row for every different thing it said about a paper, never changed, never deleted.
 
-    __tablename__ = "arxiv_version"
-    arxiv: str = Field(primary_key=True)
-    version: int = Field(primary_key=True)
-    seen: str
+    ``as_of`` is when it was asked, ``datestamp`` the day of the metadata where OAI-PMH gives one, ``record`` a
+    catalog.arxiv_sync.record.Record as JSON, ``digest`` that of its contents.
+    """
+
+    __tablename__ = "arxiv_statement"
+    __table_args__ = (Index("ix_arxiv_statement_arxiv", "arxiv", "as_of"),)
+    id: int | None = Field(default=None, primary_key=True)
+    arxiv: str
+    version: int
+    as_of: str
+    source: str
+    datestamp: str = ""
+    digest: str
     record: str
+
+
+class FollowRow(SQLModel, table=True):
+    """How following a source goes: one row a kind of run (sync, discover, harvest, links, enrich)."""
+
+    __tablename__ = "follow"
+    kind: str = Field(primary_key=True)
+    succeeded: str | None = None
+    learned: str | None = None
+    newest: str | None = None
+    note: str = ""
+
+
+class HarvestRow(SQLModel, table=True):
+    """A harvest that is under way, or the day from which the next one goes on."""
+
+    __tablename__ = "harvest"
+    address: str = Field(primary_key=True)
+    set_name: str = Field(primary_key=True)
+    since: str
+    token: str | None = None
+    token_at: str | None = None
+    pages: int = 0
+    records: int = 0
+    complete_to: str | None = None
+
+
+class CandidateRow(SQLModel, table=True):
+    """A paper that may belong into the catalog. ``state`` is waiting, accepted or rejected; rejected is for good."""
+
+    __tablename__ = "candidate"
+    __table_args__ = (Index("ix_candidate_state", "state", "score"),)
+    arxiv: str = Field(primary_key=True)
+    slug: str = Field(unique=True)
+    title: str
+    published: str
+    found: str
+    source: str
+    score: float
+    reasons: str
+    category: str
+    words: str
+    state: str = "waiting"
+    reason: str = ""
+    decided: str | None = None
+
+
+class LinkRow(SQLModel, table=True):
+    """What became of an address when it was last asked; ``state`` is a catalog.links.outcome.State."""
+
+    __tablename__ = "link_check"
+    url: str = Field(primary_key=True)
+    state: str = Field(index=True)
+    status: int | None = None
+    leads_to: str | None = None
+    redirects: str = "[]"
+    detail: str = ""
+    checked: str
+    alive_at: str | None = None
+    dead_since: str | None = None
+
+
+class EnrichmentRow(SQLModel, table=True):
+    """What another index says about a paper, kept with where and when it was said."""
+
+    __tablename__ = "enrichment"
+    source: str = Field(primary_key=True)
+    arxiv: str = Field(primary_key=True)
+    fetched: str
+    facts: str
 
 
 DERIVED = (

@@ -126,6 +126,11 @@ class Paper:
         return self.entry.arxiv_categories
 
     @property
+    def arxiv_differs(self) -> dict[str, str]:
+        """Keys in which the entry rightly differs from arXiv's record, with the reasons."""
+        return {str(key): why for key, why in self.entry.arxiv_differs.items()}
+
+    @property
     def modality(self) -> tuple[Modality, ...]:
         """Kinds of model it adapts."""
         return self.entry.modality

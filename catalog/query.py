@@ -42,6 +42,9 @@ from catalog.taxonomy import Category, Kind, Strength, Subcategory
 from catalog.words import fold
 
 if TYPE_CHECKING:
+    from catalog.arxiv_sync.archive import Statement
+    from catalog.arxiv_sync.changes import Change
+    from catalog.arxiv_sync.status import Status
     from catalog.entry import Deviation, Erratum, Listing
     from catalog.lists_data import SourceList
 
@@ -65,6 +68,11 @@ class Catalog:
     def path(self) -> Path:
         """The database file."""
         return Path(str(self._engine.url.database))
+
+    @property
+    def engine(self) -> Engine:
+        """The database, for what follows sources and stores what they say."""
+        return self._engine
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +198,32 @@ class Catalog:
         """What methods cost, one or all."""
         papers = self._that(PAPER.slug.in_(select(BENCH.slug))) if slug is None else [self.paper(slug)]
         return [row for paper in papers for row in paper.bench]
+
+    # What arXiv says.
+
+    def history(self, name: str) -> list[tuple[Statement, list[Change]]]:
+        """What arXiv said about a paper, oldest first, each statement with what changed; empty before a sync."""
+        from catalog.arxiv_sync.archive import history
+
+        arxiv = self.paper(name).arxiv
+        with reading(self._engine) as connection:
+            return history(connection, arxiv) if arxiv else []
+
+    def histories(self) -> dict[str, list[tuple[Statement, list[Change]]]]:
+        """What arXiv said about every paper of the catalog that it was asked for, by slug."""
+        from catalog.arxiv_sync.archive import history
+
+        statement = select(PAPER.slug, PAPER.arxiv).where(PAPER.arxiv.is_not(None))
+        with reading(self._engine) as connection:
+            found = {slug: history(connection, arxiv) for slug, arxiv in connection.execute(statement).all()}
+        return {slug: statements for slug, statements in found.items() if statements}
+
+    def status(self) -> Status:
+        """How fresh the knowledge of arXiv is."""
+        from catalog.arxiv_sync.status import status
+
+        with reading(self._engine) as connection:
+            return status(connection)
 
     def _that(self, condition: ColumnElement[bool]) -> list[Paper]:
         """Papers that meet a condition, by name."""

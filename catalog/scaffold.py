@@ -1,159 +1,73 @@
 """A new entry and its implementation, begun: the facts given, and every key that still has to be filled in.
 
-What is written validates only once the blanks are filled in, and the implementation refuses to be attached:
-nothing begun passes for finished.
+What is written is a draft, which queries leave out, and the implementation refuses to be attached: nothing begun passes
+for finished.
 """
 
 from __future__ import annotations
 
 import difflib
+import keyword
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import tomlkit
 
 from catalog.entry import read_table
 from catalog.errors import UsageError
 from catalog.files import write_atomic
 from catalog.locations import entries_root, entry_paths, implementation_folders, shipped_root
-from catalog.taxonomy import Category, Kind, Modality
+from catalog.skeletons import Draft, entry_text, implementation_text
+from catalog.taxonomy import Category
 
-_SLUG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
-_ARXIV = re.compile(r"^\d{2}(0[1-9]|1[0-2])\.\d{4,5}$")
-_KEYWORDS = {"def", "class", "import", "from", "for", "if", "in", "is", "not", "or", "and", "with", "pass", "none"}
+__all__ = ["LONGEST_SLUG", "Draft", "category_of", "entry_of", "is_slug", "scaffold", "to_finish"]
 
-
-@dataclass(frozen=True)
-class Draft:
-    """What is known of a new entry."""
-
-    slug: str
-    category: str
-    arxiv: str | None = None
-    name: str | None = None
-    title: str | None = None
-    authors: Sequence[str] = field(default=())
-    published: str | None = None
+LONGEST_SLUG = 60
+_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_ARXIV = re.compile(r"\d{2}(0[1-9]|1[0-2])\.\d{4,5}", re.ASCII)
+_KEYWORDS = {word.lower() for word in keyword.kwlist}
 
 
 def scaffold(draft: Draft, root: Path | str | None = None, implementations: Path | str | None = None) -> list[Path]:
-    """Write the entry and, unless its category is context, the implementation; the paths written."""
+    """Write the entry and, unless its category is context, the implementation; the paths written, the entry's first.
+
+    The entry is written last: stopped half-way, this leaves no entry, and doing the same again completes it.
+    """
     folder = entries_root(root)
-    category = _category(draft.category)
+    category = category_of(draft.category)
     _check_slug(draft.slug, folder)
     _check_arxiv(draft.arxiv, folder)
-    paths = {folder / category / f"{draft.slug}.toml": entry_text(draft)}
+    texts = {folder / category / f"{draft.slug}.toml": entry_text(draft)}
     if category is not Category.CONTEXT:
         package = _package(folder, implementations)
-        paths[package / category / f"{draft.slug.replace('-', '_')}.py"] = implementation_text(draft)
-    for path in paths:
-        _check_free(path)
-    return [write_atomic(path, text) for path, text in paths.items()]
+        texts[package / category / f"{draft.slug.replace('-', '_')}.py"] = implementation_text(draft)
+    for path, text in texts.items():
+        _check_free(path, text)
+    for path in reversed(texts):
+        write_atomic(path, texts[path])
+    return list(texts)
 
 
-def entry_text(draft: Draft) -> str:
-    """The TOML of a new entry."""
-    document = tomlkit.document()
-    document.add(tomlkit.comment("Fill in what is empty, leave out what is unknown, then run: peft-catalog lint"))
-    document["slug"] = draft.slug
-    document["name"] = draft.name or ""
-    document["title"] = draft.title or ""
-    document["authors"] = list(draft.authors)
-    if draft.arxiv:
-        document["arxiv"] = draft.arxiv
-    document["published"] = draft.published or _month_of(draft.arxiv)
-    document["kind"] = tomlkit.item(str(Kind.METHOD)).comment(_one_of(Kind.words()))
-    document["category"] = draft.category
-    document["subcategory"] = tomlkit.item("").comment("a word of catalog/taxonomy.py: Subcategory, or leave out")
-    document["modality"] = tomlkit.item([]).comment(_one_of(Modality.words(), "some of"))
-    document["builds_on"] = tomlkit.item([]).comment("slugs of entries")
-    document["summary"] = tomlkit.item("").comment("three or four sentences of our own, not the abstract")
-    document["how_it_differs"] = tomlkit.item("").comment("from the nearest entries")
-    return tomlkit.dumps(document) + _TABLES
-
-
-_TABLES = """
-[mechanism]
-equations = '''
-'''
-trained = ""
-frozen = ""
-insertion = ""
-init = ""
-backbone = ""  # the small model that shows the method as in the paper
-hyperparameters = []
-parameter_count = ""
-golden_facts = []
-pitfalls = []
-
-[claims]
-identity_at_init = ""  # true or false
-
-[reversibility]
-detachable = ""  # true or false
-mergeable = ""  # true or false
-strength = ""  # linear, antisymmetric, nonlinear or none
-note = ""
-
-[fidelity]
-basis = ""  # paper, official-code, library or reconstruction
-
-[sources]
-checked = []
-unverified = []
-"""
-
-
-def implementation_text(draft: Draft) -> str:
-    """The Python of a new implementation, which cannot be attached yet."""
-    name = draft.name or draft.slug
-    reference = f"arXiv {draft.arxiv}" if draft.arxiv else "where it was published"
-    words = f'"""{_docstring(draft.title or name)}\n\nAuthors; venue; {reference}, section and equation numbers.\n'
+def to_finish(slug: str) -> str:
+    """What is left to do with an entry only begun, in words for people."""
     return (
-        words
-        + _SKELETON_DOCSTRING
-        + f'''
-
-class {_class_name(name)}(Adapter):
-    """What the method does, in one line."""
-
-
-def attach(model: nn.Module) -> Adapter:
-    """Freeze ``model`` and change it in place."""
-    raise AdapterError("{draft.slug} is not implemented yet")
-'''
+        f"next: fill in the blanks; peft-catalog lint {slug} says what is missing\n"
+        "      until the line draft = true is removed, queries leave the entry out"
     )
 
 
-_SKELETON_DOCSTRING = '''
-The equation with the shapes of its tensors.
-
-Trained: which tensors, and where they sit.
-Start: their initial values, and why.
-"""
-
-from __future__ import annotations
-
-from torch import nn
-
-from reference_impls.adapter import Adapter, AdapterError
-'''
+def is_slug(text: str) -> bool:
+    """Whether this may name an entry, and so a file and a Python module."""
+    return bool(_SLUG.fullmatch(text)) and len(text) <= LONGEST_SLUG and text.replace("-", "_") not in _KEYWORDS
 
 
-def _docstring(text: str) -> str:
-    plain = " ".join(text.split()).replace("\\", "/").replace('"', "'")
-    return plain if plain.endswith(".") else f"{plain}."
+def entry_of(arxiv: str, root: Path | str | None = None) -> Path | None:
+    """The file of the entry, or of its draft, that has this arXiv id."""
+    folder = entries_root(root)
+    paths = entry_paths(folder) if folder.is_dir() else []
+    return next((path for path in paths if read_table(path).get("arxiv") == arxiv), None)
 
 
-def _class_name(name: str) -> str:
-    words = re.findall(r"[A-Za-z0-9]+", name)
-    joined = "".join(word[0].upper() + word[1:] for word in words) or "Method"
-    return f"Method{joined}" if joined[0].isdigit() else joined
-
-
-def _category(word: str) -> Category:
+def category_of(word: str) -> Category:
+    """The category that a word names; UsageError with the near ones."""
     if word not in Category.words():
         near = difflib.get_close_matches(word.lower(), Category.words(), n=1)
         raise UsageError(
@@ -165,10 +79,10 @@ def _category(word: str) -> Category:
 
 
 def _check_slug(slug: str, folder: Path) -> None:
-    if not _SLUG.match(slug) or slug.replace("-", "_") in _KEYWORDS or len(slug) > 60:
+    if not is_slug(slug):
         allowed = "lower-case letters, digits and single dashes, such as p-tuning-v2"
         near = re.sub(r"[^a-z0-9]+", "-", slug.lower()).strip("-")
-        hint = f"did you mean {near}?" if near and near != slug and near not in _KEYWORDS else None
+        hint = f"did you mean {near}?" if near != slug and is_slug(near) else None
         raise UsageError(f"{slug!r} cannot be a slug", allowed=allowed, hint=hint)
     for path in entry_paths(folder) if folder.is_dir() else []:
         if path.stem == slug:
@@ -180,17 +94,18 @@ def _check_slug(slug: str, folder: Path) -> None:
 def _check_arxiv(arxiv: str | None, folder: Path) -> None:
     if arxiv is None:
         return
-    if not _ARXIV.match(arxiv):
+    if not _ARXIV.fullmatch(arxiv):
         bare = re.search(r"\d{4}\.\d{4,5}", arxiv)
         hint = f"did you mean {bare.group(0)}?" if bare else None
         raise UsageError(f"{arxiv!r} is not an arXiv id", allowed="YYMM.number, such as 2106.09685", hint=hint)
-    for path in entry_paths(folder) if folder.is_dir() else []:
-        if read_table(path).get("arxiv") == arxiv:
-            raise UsageError(f"arXiv {arxiv} has an entry already: {path.stem}", where=str(path))
+    path = entry_of(arxiv, folder)
+    if path is not None:
+        raise UsageError(f"arXiv {arxiv} has an entry already: {path.stem}", where=str(path))
 
 
-def _check_free(path: Path) -> None:
-    if path.exists():
+def _check_free(path: Path, text: str) -> None:
+    """UsageError for a file that is there already, unless it is what would be written: then this was begun before."""
+    if path.exists() and path.read_bytes() != text.encode():
         raise UsageError("the file exists already, and is not overwritten", where=str(path), hint="choose another slug")
 
 
@@ -207,11 +122,3 @@ def _package(folder: Path, implementations: Path | str | None) -> Path:
             hint="run this in a checkout, or give --root FOLDER",
         )
     return found
-
-
-def _month_of(arxiv: str | None) -> str:
-    return f"20{arxiv[:2]}-{arxiv[2:4]}" if arxiv else ""
-
-
-def _one_of(words: Sequence[str], how: str = "one of") -> str:
-    return f"{how} {', '.join(words)}"

@@ -24,6 +24,11 @@ def missing(what: str, left_out: str) -> NoReturn:
     pytest.skip(f"{what}: {left_out}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option for the table of misbehavior in the documentation."""
+    parser.addoption("--record-misbehavior", action="store_true", help="write catalog/measured/misbehavior.jsonl")
+
+
 @contextmanager
 def nothing_shipped(folder: Path) -> Iterator[None]:
     """Databases built meanwhile hold no measurements but those of the test."""

@@ -1,6 +1,7 @@
 """The command `peft-catalog`: one module an area, imported only when one of its commands is run.
 
-Exit codes: 0 all is well; 1 something was checked and problems were found; 2 bad input or usage; 130 interrupted.
+Exit codes: 0 all is well; 1 something was checked and problems were found; 2 bad input or usage; 3 something outside
+could not be reached; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ AREAS: dict[str, tuple[str, ...]] = {
     "evidence": ("verify", "bench"),
     "entries": ("lint", "new", "schema"),
     "site": ("site",),
+    "sync": ("sync", "history", "status"),
+    "discover": ("discover",),
+    "harvest": ("harvest",),
+    "inbox": ("inbox",),
+    "links": ("links",),
+    "enrich": ("enrich",),
 }
 """Module -> the commands it registers."""
 

@@ -27,7 +27,7 @@ def lint_command(
     root: Root = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON.")] = False,
 ) -> None:
-    """Check the entry files: schema, vocabulary, names, dates, links, lists, spelling.
+    """Check the entry files: schema, vocabulary, names, dates, links, lists, spelling, and what drafts lack.
 
     Exit code 0 when all is well, 1 when there are findings.
     """
@@ -61,13 +61,16 @@ def new_command(
         Path | None, typer.Option(help="Package for the implementation. Default: reference_impls beside the entries.")
     ] = None,
 ) -> None:
-    """Begin an entry and its implementation: two files to fill in."""
-    from catalog.scaffold import Draft, scaffold
+    """Begin an entry and its implementation: two files to fill in.
+
+    The entry is a draft, which queries leave out until the line draft = true is removed.
+    """
+    from catalog.scaffold import Draft, scaffold, to_finish
 
     draft = Draft(slug, category, arxiv, name, title, tuple(author or ()), published)
     for path in scaffold(draft, root, implementations):
         typer.echo(f"wrote {path}")
-    typer.echo("next: fill in the blanks, then run: peft-catalog lint " + slug)
+    typer.echo(to_finish(slug))
 
 
 def schema_command(

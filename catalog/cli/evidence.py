@@ -52,7 +52,7 @@ def verify(
         evidence.record("claims", rows, VERIFY_KEY)
     contradicted = [row for row in rows if row["status"] == "contradicted"]
     if as_json:
-        print_json(rows)
+        print_lines(rows)
     else:
         print_claims(rows, contradicted, one=len(entries) == 1)
     raise typer.Exit(1 if contradicted else 0)
@@ -83,7 +83,7 @@ def bench(
         evidence.record("bench", [row for row in rows if row["status"] == "ok"], BENCH_KEY)
     failed = [row for row in rows if row["status"] == "failed"]
     if as_json:
-        print_json(rows)
+        print_lines(rows)
     else:
         print_costs(rows, failed)
     raise typer.Exit(1 if failed else 0)
@@ -153,7 +153,7 @@ def with_progress(
     return rows
 
 
-def print_json(rows: Iterable[dict[str, Any]]) -> None:
+def print_lines(rows: Iterable[dict[str, Any]]) -> None:
     """One JSON object a line."""
     for row in rows:
         typer.echo(json.dumps(row, ensure_ascii=False, sort_keys=True))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from catalog.cli.evidence import database
+from catalog.cli.output import Json, count, print_json, table
 from catalog.lists_data import Style
-from catalog.terminal import clean, console
+from catalog.terminal import clean
 
 if TYPE_CHECKING:
     from catalog.lists import Comparison
@@ -60,7 +60,7 @@ def write(
 def read(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="A Markdown list in any of the layouts of `list write`.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Everything found, as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Hold a list against the catalog: which items are known and by what, which are new, what the list has wrong.
 
@@ -74,7 +74,7 @@ def read(
 
     found = compare(read_file(file), chosen(ctx, []))
     if as_json:
-        typer.echo(to_json(file, found))
+        print_json(as_dict(file, found))
     else:
         show(file, found)
     if not found.consistent:
@@ -91,14 +91,11 @@ def chosen(ctx: typer.Context, categories: list[str]) -> list[Paper]:
         return [paper for category in dict.fromkeys(categories) for paper in cat.papers(category=category)]
 
 
-def to_json(file: Path, found: Comparison) -> str:
+def as_dict(file: Path, found: Comparison) -> dict[str, Any]:
     """A comparison for programs; the keys are stable."""
-    import json
-
-    from catalog.terminal import escaped
     from catalog.words import sendable
 
-    data = {
+    return {
         "file": sendable(str(file)),
         "style": str(found.style),
         "consistent": found.consistent,
@@ -114,7 +111,6 @@ def to_json(file: Path, found: Comparison) -> str:
         "contradictions": [contradiction_as_dict(each) for each in found.contradictions],
         "notices": [{"line": notice.line, "message": notice.message} for notice in found.notices],
     }
-    return escaped(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def known_as_dict(known: Known) -> dict[str, Any]:
@@ -191,26 +187,3 @@ def contradiction_row(each: Contradiction) -> tuple[Any, ...]:
     """A mistake of the list."""
     fact = each.fact + (f" [{each.evidence}]" if each.evidence else "")
     return each.line, each.slug, str(each.kind), each.says, fact
-
-
-def table(title: str, headings: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
-    """A table on the terminal; nothing where there are no rows."""
-    from rich.table import Table
-
-    from catalog.terminal import cell
-
-    rows = list(rows)
-    if not rows:
-        return
-    shown = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    for heading in headings:
-        shown.add_column(heading, justify="right" if heading == "line" else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*map(cell, row))
-    console().print(shown)
-    typer.echo()
-
-
-def count(number: int, word: str) -> str:
-    """A number with its word, in the plural where it needs one."""
-    return f"{number} {word}" + ("" if number == 1 else "s")

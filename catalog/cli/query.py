@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catalog.cli.evidence import database
+from catalog.cli.output import print_json
 from catalog.errors import UsageError
 from catalog.terminal import console
 
@@ -205,9 +206,7 @@ def lines_out(lines: Iterable[str]) -> None:
 def table_or_json(headings: tuple[str, ...], rows: list[tuple[Any, ...]], as_json: bool) -> None:
     """Rows for people, or for programs."""
     if as_json:
-        import json
-
-        typer.echo(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        print_json([dict(zip(headings, row, strict=True)) for row in rows])
         return
     from rich.table import Table
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from catalog.errors import CatalogError, UsageError
 
-_FETCHED = ("arxiv_record", "arxiv_version")
-"""Tables with abstracts, which belong to their authors and are not handed on."""
+_FETCHED = ("candidate", "enrichment", "arxiv_record", "arxiv_statement")
+"""Tables with texts of others, such as abstracts, which are not handed on; children before parents."""
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catalog.entry import read_table, validate
-from catalog.errors import EntryError
 from catalog.lint import (
     claims,
     dates,
@@ -25,9 +23,10 @@ from catalog.lint import (
     references,
 )
 from catalog.lint.core import Collection, EntryFile, Finding, Linter
-from catalog.locations import entries_root, entry_paths, shipped_root
+from catalog.lint.reading import Folder, read
+from catalog.locations import entries_root, shipped_root
 
-__all__ = ["LINTERS", "Collection", "EntryFile", "Finding", "Linter", "lint", "read"]
+__all__ = ["LINTERS", "Collection", "EntryFile", "Finding", "Folder", "Linter", "lint", "read"]
 
 LINTERS: tuple[Linter, ...] = (
     placement.slug_is_file_name,
@@ -73,28 +72,18 @@ LINTERS: tuple[Linter, ...] = (
 
 
 def lint(root: Path | str | None = None) -> list[Finding]:
-    """All findings in a folder of entries, sorted by file and key; files that break the schema come with its faults."""
-    files, faults = read(root)
+    """All findings in a folder of entries, sorted by file and key; files that break the schema come with its faults,
+    drafts with what they lack."""
+    folder = read(root)
     shipped = entries_root(root).resolve() == shipped_root().resolve()
-    collection = Collection.shipped(files) if shipped else Collection.foreign(files)
-    found = [finding for linter in LINTERS for finding in linter(collection)]
-    return sorted({*faults, *found}, key=lambda finding: (finding.file, finding.key, finding.rule))
+    collect = Collection.shipped if shipped else Collection.foreign
+    found = _of(collect(folder.files, folder.drafts))
+    if folder.complete_drafts:  # held against the entries, which are not held against them
+        names = {file.name for file in folder.complete_drafts}
+        together = collect([*folder.files, *folder.complete_drafts], folder.drafts)
+        found += [finding for finding in _of(together) if finding.file in names]
+    return sorted({*folder.faults, *found}, key=lambda finding: (finding.file, finding.key, finding.rule))
 
 
-def read(root: Path | str | None = None) -> tuple[list[EntryFile], list[Finding]]:
-    """The valid entries of a folder, and the faults of the others."""
-    files: list[EntryFile] = []
-    faults: list[Finding] = []
-    for path in entry_paths(root):
-        name = f"{path.parent.name}/{path.name}"
-        try:
-            entry, problems = validate(read_table(path))
-        except EntryError as error:
-            faults.append(Finding(name, "file", "readable", error.message))
-            continue
-        if entry is not None:
-            files.append(EntryFile(path, entry))
-        for problem in problems:
-            what = (problem.message, problem.value, problem.allowed, problem.hint)
-            faults.append(Finding(name, problem.key, "schema", *what))
-    return files, faults
+def _of(collection: Collection) -> list[Finding]:
+    return [finding for linter in LINTERS for finding in linter(collection)]

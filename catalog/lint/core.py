@@ -62,18 +62,20 @@ class Collection:
     files: tuple[EntryFile, ...]
     lists: tuple[SourceList, ...] = ()
     implementations: tuple[Path, ...] = ()
+    drafts: tuple[Path, ...] = ()
+    """Files of entries only begun, which may have an implementation only begun."""
     complete: bool = False
     """Whether the entries are to account for the lists, as the shipped ones are."""
 
     @classmethod
-    def shipped(cls, files: Iterable[EntryFile]) -> Collection:
+    def shipped(cls, files: Iterable[EntryFile], drafts: Iterable[Path] = ()) -> Collection:
         """The entries that come with the program: its implementations are theirs, and they account for its lists."""
-        return cls(tuple(files), load_lists(), implementation_folders(), complete=True)
+        return cls(tuple(files), load_lists(), implementation_folders(), tuple(drafts), complete=True)
 
     @classmethod
-    def foreign(cls, files: Iterable[EntryFile]) -> Collection:
+    def foreign(cls, files: Iterable[EntryFile], drafts: Iterable[Path] = ()) -> Collection:
         """Entries of another folder, which may speak of the lists shipped with the program."""
-        return cls(tuple(files), load_lists())
+        return cls(tuple(files), load_lists(), drafts=tuple(drafts))
 
     @cached_property
     def slugs(self) -> dict[str, EntryFile]:
@@ -82,8 +84,12 @@ class Collection:
 
     def implementation(self, entry: Entry) -> Path | None:
         """The file that implements an entry, if there is one."""
-        name = f"{entry.slug.replace('-', '_')}.py"
-        paths = (folder / entry.category / name for folder in self.implementations)
+        return self.implementation_of(entry.category, entry.slug)
+
+    def implementation_of(self, category: str, slug: str) -> Path | None:
+        """The file that implements what has this category and slug, if there is one."""
+        name = f"{slug.replace('-', '_')}.py"
+        paths = (folder / category / name for folder in self.implementations)
         return next((path for path in paths if path.is_file()), None)
 
 

@@ -41,8 +41,9 @@ def implemented_is_described(collection: Collection) -> Iterator[Finding]:
 
 
 def implementation_has_entry(collection: Collection) -> Iterator[Finding]:
-    """Every implementation belongs to an entry of the same name and category."""
+    """Every implementation belongs to an entry, or the draft of one, of the same name and category."""
     bound = {collection.implementation(file.entry) for file in collection.files}
+    bound |= {collection.implementation_of(path.parent.name, path.stem) for path in collection.drafts}
     for folder in collection.implementations:
         for category in Category:
             for path in sorted((folder / category).glob("*.py")):

@@ -15,7 +15,8 @@ def builds_on_known(collection: Collection) -> Iterator[Finding]:
     for file in collection.files:
         for slug in file.entry.builds_on:
             if slug not in collection.slugs:
-                yield file.finding("builds-on-known", "builds_on", "names no entry", slug, _near(slug, collection))
+                message = _names_no_entry(slug, collection)
+                yield file.finding("builds-on-known", "builds_on", message, slug, _near(slug, collection))
 
 
 def builds_on_acyclic(collection: Collection) -> Iterator[Finding]:
@@ -54,8 +55,12 @@ def superseded_by_known(collection: Collection) -> Iterator[Finding]:
             allowed = "a slug when the status is superseded, and only then"
             yield file.finding("superseded-by-known", "superseded_by", message, successor or "nothing", allowed)
         if successor is not None and successor not in collection.slugs:
-            message = "names no entry"
+            message = _names_no_entry(successor, collection)
             yield file.finding("superseded-by-known", "superseded_by", message, successor, _near(successor, collection))
+
+
+def _names_no_entry(slug: str, collection: Collection) -> str:
+    return "names a draft" if slug in {path.stem for path in collection.drafts} else "names no entry"
 
 
 def _near(slug: str, collection: Collection) -> str:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from catalog.links.closed import CLOSED_SINCE
 from catalog.lint.core import Collection, EntryFile, Finding
 
-DEAD_HOSTS = {"paperswithcode.com": "the site closed in 2025"}
+DEAD_HOSTS = {host: f"the site closed in {since[:4]}" for host, since in CLOSED_SINCE.items()}
 _MIRROR = re.compile(r"^(export|web3|www|\w\w)\.arxiv\.org$|^ar5iv|^arxiv-vanity")
 _HOST = re.compile(r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}$")
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from catalog.database import reading
+from catalog.links.report import findings
 from catalog.taxonomy import Category
 
 if TYPE_CHECKING:
+    from catalog.arxiv_sync.archive import Statement
+    from catalog.arxiv_sync.changes import Change
+    from catalog.arxiv_sync.status import Status
+    from catalog.links.report import Finding
     from catalog.query import Paper
 
 
@@ -20,6 +26,10 @@ class SiteData:
     papers: tuple[Paper, ...]
     lists: tuple[Any, ...] = ()
     cli: str = field(default="", repr=False)
+    histories: Mapping[str, Sequence[tuple[Statement, Sequence[Change]]]] = field(default_factory=dict)
+    status: Status | None = None
+    links: Mapping[str, Sequence[tuple[str, Finding]]] = field(default_factory=dict)
+    """Slug -> keys of the entry whose address is no longer good, and what is known of it."""
 
     @cached_property
     def by_slug(self) -> Mapping[str, Paper]:
@@ -58,6 +68,14 @@ class SiteData:
         """Month of the oldest check of sources among the papers, as in 2026-11."""
         return min((paper.sources.checked_on for paper in self.papers if paper.sources.checked_on), default="")
 
+    @property
+    def facts_as_of(self) -> str:
+        """How old the facts are, in one sentence."""
+        if self.status is None or self.status.synced is None:
+            return f"Facts as of {self.checked_on}, when sources were last read; this copy has not asked arXiv."
+        words = self.status.words
+        return f"Facts as of {self.status.synced[:10]}, when arXiv was last asked. {words[0].upper()}{words[1:]}."
+
 
 @dataclass(frozen=True)
 class Node:
@@ -94,7 +112,20 @@ def _grown(below: Mapping[str, list[Paper]], paper: Paper) -> tuple[Node, ...]:
 def read(cat: Any, cli: str = "") -> SiteData:
     """The site's data from an open catalog."""
     papers: Iterable[Paper] = cat.papers()
-    return SiteData(tuple(sorted(papers, key=name_key)), tuple(cat.lists()), cli)
+    ordered = tuple(sorted(papers, key=name_key))
+    return SiteData(ordered, tuple(cat.lists()), cli, cat.histories(), cat.status(), bad_links(cat, ordered))
+
+
+def bad_links(cat: Any, papers: Iterable[Paper]) -> dict[str, list[tuple[str, Finding]]]:
+    """Addresses of entries that have moved or died, by slug and key."""
+    found: dict[str, list[tuple[str, Finding]]] = {}
+    with reading(cat.engine) as connection:
+        known = findings(connection, [paper.entry for paper in papers])
+    for finding in known:
+        for use in finding.uses if finding.is_problem else ():
+            if use.list_slug is None:
+                found.setdefault(use.slug, []).append((use.key, finding))
+    return found
 
 
 def name_key(paper: Paper) -> tuple[str, str]:

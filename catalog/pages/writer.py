@@ -16,13 +16,14 @@ from markupsafe import Markup
 
 from catalog import taxonomy
 from catalog.errors import CatalogError
-from catalog.locations import implementation_folders
+from catalog.locations import MEASURED, implementation_folders
 from catalog.pages import chart, claims, data, finder, table, text, timeline
 from catalog.pages.data import SiteData
 from catalog.pages.downloads import write_downloads
 from catalog.pages.equations import mathml
 from catalog.pages.redirects import write_redirects
 from catalog.pages.sources import site_sources
+from catalog.upstream import upstream
 
 if TYPE_CHECKING:
     from catalog.query import Paper
@@ -119,6 +120,7 @@ def write_pages(site: SiteData, folder: Path, source: Path) -> int:
 def _markdown(environment: Environment, page: Page, site: SiteData) -> str:
     try:
         body = environment.get_template(page.template).render(page.values, root=page.root, site=site, page=page)
+        body += environment.get_template("_foot.jinja").render(root=page.root, site=site)
     except TemplateError as error:
         line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         raise CatalogError(
@@ -220,6 +222,7 @@ def _entry_page(site: SiteData, paper: Paper, listed: Mapping[str, int]) -> Page
         "bibtex": to_bibtex([paper]).strip(),
         "listed": listed,
         "lists": {item.slug: item for item in site.lists},
+        "history": site.histories.get(paper.slug, ()),
     }
     return Page(
         f"methods/{paper.slug}.md",
@@ -327,7 +330,7 @@ def _list_pages(site: SiteData) -> Iterator[Page]:
         "deviations.md.jinja",
         "Deviations",
         "Who departs from the paper: official code, libraries, this catalog.",
-        {"rows": rows},
+        {"rows": rows, "upstream": upstream()},
         hide=("toc",),
         searched=False,
     )
@@ -355,6 +358,13 @@ def _other_pages(site: SiteData, listed: Mapping[str, int]) -> Iterator[Page]:
         {"claims": list(claims.CLAIMS.values())},
     )
     yield Page(
+        "about/arxiv.md",
+        "arxiv.md.jinja",
+        "Following arXiv",
+        "How the catalog is kept in step with arXiv, and what happens when arXiv misbehaves.",
+        {"mischief": misbehavior()},
+    )
+    yield Page(
         "about/vocabulary.md",
         "vocabulary.md.jinja",
         "Vocabulary",
@@ -369,6 +379,12 @@ def _other_pages(site: SiteData, listed: Mapping[str, int]) -> Iterator[Page]:
         {"reference": Markup(site.cli)},
     )
     yield Page("about/downloads.md", "downloads.md.jinja", "Downloads", "The catalog as JSON, BibTeX and SQLite.", {})
+
+
+def misbehavior() -> list[Mapping[str, Any]]:
+    """What was tested against every way in which arXiv misbehaves, as the tests recorded it."""
+    path = MEASURED / "misbehavior.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def prolific(site: SiteData) -> dict[str, int]:

@@ -24,15 +24,24 @@ def bench_row(slug: str, **change: Any) -> dict[str, Any]:
     return {"slug": slug, "backbone": "decoder", "device": "cpu", "trained": 1024, "step_ratio": 2.5} | change
 
 
-ARXIV = {
+ARXIV_STATEMENT = {
+    "id": 1,
+    "arxiv": "2106.09685",
+    "version": 2,
+    "as_of": "2026-11-24T00:00:00Z",
+    "source": "query",
+    "datestamp": "",
+    "digest": "d",
+    "record": "{}",
+}
+ARXIV_RECORD = {
     "arxiv": "2106.09685",
     "version": 2,
     "title": "LoRA",
-    "authors": "[]",
-    "abstract": "",
-    "categories": "cs.CL",
-    "published": "2021-06-17",
-    "updated": "2021-10-16",
-    "withdrawn": False,
-    "fetched": "2026-11-24",
+    "published": "2021-06-17T00:00:00Z",
+    "updated": "2021-10-16T00:00:00Z",
+    "state": "listed",
+    "as_of": "2026-11-24T00:00:00Z",
+    "statement_id": 1,
 }
+"""What arXiv said, and the record that points to it."""

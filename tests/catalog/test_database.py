@@ -20,7 +20,7 @@ from catalog import columns, database, freshness, models, store
 from catalog.database import database_path, migrate, open_engine, reading, revision, writing
 from catalog.errors import StoreError
 from catalog.migrations import HEAD, REVISIONS
-from tests.catalog.rows import ARXIV, bench_row, evidence_row
+from tests.catalog.rows import ARXIV_RECORD, ARXIV_STATEMENT, bench_row, evidence_row
 
 NEXT_REVISION = '''"""A later schema."""
 
@@ -138,7 +138,8 @@ def test_an_upgrade_loses_nothing_that_was_measured_or_fetched(few: Path, tmp_pa
         migrate(connection, HEAD)
         store.keep_evidence(connection, [evidence_row("lora"), evidence_row("gone", measured="kept as well")])
         store.keep_bench(connection, [bench_row("lora")])
-        store.put(connection, models.ArxivRecord, [ARXIV])
+        store.put(connection, models.ArxivStatement, [ARXIV_STATEMENT])
+        store.put(connection, models.ArxivRecord, [ARXIV_RECORD])
         before = _kept(connection)
     assert revision(engine) == HEAD
     engine.dispose()
@@ -155,7 +156,7 @@ def test_an_upgrade_loses_nothing_that_was_measured_or_fetched(few: Path, tmp_pa
 
 
 def _kept(connection: object) -> list[list[tuple[object, ...]]]:
-    tables = ("evidence", "bench_run", "arxiv_record")
+    tables = ("evidence", "bench_run", "arxiv_statement", "arxiv_record")
     return [[tuple(row) for row in connection.execute(text(f"SELECT * FROM {t}"))] for t in tables]  # type: ignore[attr-defined]
 
 

@@ -33,7 +33,7 @@ from catalog.query import Catalog
 from catalog.taxonomy import Status
 from catalog.terminal import harmless
 from catalog.words import fold
-from tests.catalog.rows import ARXIV, bench_row, evidence_row
+from tests.catalog.rows import ARXIV_RECORD, ARXIV_STATEMENT, bench_row, evidence_row
 from tests.conftest import Ask, nothing_shipped
 
 LORA = load_entry(shipped_root() / "reparameterized" / "lora.toml")
@@ -595,10 +595,13 @@ def test_the_copy_is_one_file_without_abstracts(tmp_path: Path) -> None:
     with catalog.open(source) as cat:
         cat.record_evidence([evidence_row("lora")])
         with closing(sqlite3.connect(source)) as connection:
-            row = ARXIV | {"abstract": "Words of the authors."}
-            connection.execute(
-                f"INSERT INTO arxiv_record ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
-            )
+            rows = {
+                "arxiv_statement": ARXIV_STATEMENT | {"record": "Words of the authors."},
+                "arxiv_record": ARXIV_RECORD,
+            }
+            for table, row in rows.items():
+                marks = ", ".join("?" * len(row))
+                connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
             connection.commit()
         copy_database(source, target)
         copy_database(source, target)

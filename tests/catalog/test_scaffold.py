@@ -1,4 +1,4 @@
-"""A new entry and its implementation are begun honestly: blanks are faults, and nothing can be attached."""
+"""A new entry and its implementation are begun honestly: the entry is a draft, and nothing can be attached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from catalog.cli.entries import register
 from catalog.entry import Entry, load_entry
 from catalog.errors import CatalogError, EntryError, UsageError
 from catalog.lint import lint
-from catalog.scaffold import Draft, entry_text, implementation_text, scaffold
+from catalog.scaffold import Draft, entry_of, is_slug, scaffold
+from catalog.skeletons import entry_text, implementation_text
 
 TITLE = 'A "quoted" \\title with """ and {{ braces }} and \'\'\' and \x07'
 
@@ -50,8 +51,8 @@ def test_blanks_are_faults_until_they_are_filled_in(root):
     with pytest.raises(EntryError) as error:
         load_entry(path)
     keys = {problem.key for problem in error.value.problems}
-    assert {"title", "authors", "summary", "claims.identity_at_init", "reversibility.mergeable"} <= keys
-    assert {finding.rule for finding in lint(root)} == {"schema"}
+    assert {"draft", "title", "authors", "summary", "claims.identity_at_init", "reversibility.mergeable"} <= keys
+    assert {finding.rule for finding in lint(root)} == {"schema", "draft"}
 
 
 def test_every_key_of_the_scaffold_is_a_key_of_the_schema(root):
@@ -61,10 +62,34 @@ def test_every_key_of_the_scaffold_is_a_key_of_the_schema(root):
     assert [p.key for p in error.value.problems if "not a key" in p.message] == []
 
 
-@pytest.mark.parametrize("title", [TITLE, "", 'ends with a quote"', "back\\slash\\"])
+def test_what_is_known_besides_is_written_and_hints_are_comments(root):
+    more = {"arxiv_categories": ("cs.CL", 'x"]'), "status": "withdrawn", "hints": ("a hint", "x\nslug = 1\r[a]\x00")}
+    (entry, _) = scaffold(Draft("new-method", "prompt", **more), root)
+    text = entry.read_text(encoding="utf-8")
+    data = tomllib.loads(text)
+    assert (data["arxiv_categories"], data["status"], data["slug"]) == (["cs.CL", 'x"]'], "withdrawn", "new-method")
+    assert "\n# a hint\n# x slug = 1 [a]\ufffd\n" in text
+    assert list(data).index("draft") == 0
+
+
+def test_text_that_is_no_unicode_can_be_written(root):
+    (entry, implementation) = scaffold(Draft("new-method", "prompt", title="a\ud800b", hints=["\udcff"]), root)
+    assert tomllib.loads(entry.read_text(encoding="utf-8"))["title"] == "a?b"
+    ast.parse(implementation.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("title", [TITLE, "", 'ends with a quote"', "back\\slash\\", "\x00", "a\r\u2028b"])
 def test_the_implementation_is_python_whatever_the_title(title):
     tree = ast.parse(implementation_text(Draft("x-1", "additive", title=title, name="(X)^1")))
     assert [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)] == ["X1", "attach"]
+
+
+@pytest.mark.parametrize("name", ["None", "Adapter", "AdapterError", "2D", "低秩"])
+def test_the_class_has_a_name_that_python_accepts(name):
+    tree = ast.parse(implementation_text(Draft("x", "additive", name=name)))
+    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert found.name.startswith("Method")
+    assert [ast.unparse(base) for base in found.bases] == ["Adapter"]
 
 
 def test_the_implementation_refuses_to_be_attached(root):
@@ -96,11 +121,38 @@ def test_nothing_is_overwritten(root):
     assert not entry.exists()
 
 
-@pytest.mark.parametrize("slug", ["", "New", "a_b", "a--b", "-a", "../a", "a/b", "ä", "class", "x" * 61, "a.b"])
+def test_what_was_stopped_half_way_is_completed(root, monkeypatch):
+    write = catalog.scaffold.write_atomic
+
+    def stopped(path: Path, text: str) -> Path:
+        if path.suffix == ".toml":
+            raise KeyboardInterrupt
+        return write(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog.scaffold, "write_atomic", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            scaffold(Draft("new-method", "prompt", "2501.01234"), root)
+    assert [path.name for path in root.rglob("*.toml")] == []
+    paths = scaffold(Draft("new-method", "prompt", "2501.01234"), root)
+    assert all(path.is_file() for path in paths)
+
+
+def test_the_entry_of_a_paper_is_found_by_its_number(root):
+    (entry, _) = scaffold(Draft("new-method", "prompt", "2501.01234"), root)
+    assert entry_of("2501.01234", root) == entry
+    assert entry_of("2501.01235", root) is None
+    assert entry_of("2501.01234", root / "none") is None
+
+
+@pytest.mark.parametrize(
+    "slug", ["", "New", "a_b", "a--b", "-a", "../a", "a/b", "ä", "class", "lambda", "a\n", "x" * 61, "a.b"]
+)
 def test_slugs_that_cannot_be_files_and_modules_are_refused(root, slug):
     with pytest.raises(UsageError, match="cannot be a slug"):
         scaffold(Draft(slug, "additive"), root)
     assert list(root.rglob("*")) == []
+    assert not is_slug(slug)
 
 
 def test_a_near_slug_is_proposed(root):
@@ -115,7 +167,9 @@ def test_an_unknown_category_lists_the_known_ones(root):
     assert "did you mean reparameterized?" in str(error.value)
 
 
-@pytest.mark.parametrize("arxiv", ["2501.01234v2", "https://arxiv.org/abs/2501.01234", "2513.01234", "cs/0101001", "x"])
+@pytest.mark.parametrize(
+    "arxiv", ["2501.01234v2", "https://arxiv.org/abs/2501.01234", "2513.01234", "cs/0101001", "2501.01234\n", "x"]
+)
 def test_an_arxiv_id_is_checked(root, arxiv):
     with pytest.raises(UsageError, match="is not an arXiv id"):
         scaffold(Draft("a", "additive", arxiv), root)
@@ -152,6 +206,7 @@ def test_the_command_says_what_it_wrote_and_what_is_next(root):
     assert result.exit_code == 0
     assert str(root / "hybrid" / "new-method.toml") in result.output.replace("\n", "")
     assert "peft-catalog lint new-method" in result.output
+    assert "draft = true is removed" in result.output
 
 
 def test_the_command_passes_errors_on(root):

@@ -20,7 +20,7 @@ from catalog.entry import Entry, load_entries
 from catalog.errors import EntryError, StoreError
 from catalog.freshness import is_current, signature
 from catalog.locations import entry_paths, shipped_root
-from tests.catalog.rows import ARXIV, bench_row, evidence_row
+from tests.catalog.rows import ARXIV_RECORD, ARXIV_STATEMENT, bench_row, evidence_row
 
 Edit = Callable[[str, str, str], None]
 LORA = "reparameterized/lora"
@@ -157,15 +157,16 @@ def test_what_was_measured_and_fetched_outlives_builds_and_entries(few: Path, tm
         cat.record_evidence([evidence_row("dora"), evidence_row("lora", measured="local")])
         cat.record_bench([bench_row("lora"), bench_row("lora", trained=2048)])
         with writing(cat._engine) as connection:
-            store.put(connection, models.ArxivRecord, [ARXIV])
-    kept = {table: _rows(path, table) for table in ("evidence", "bench_run", "arxiv_record")}
+            store.put(connection, models.ArxivStatement, [ARXIV_STATEMENT])
+            store.put(connection, models.ArxivRecord, [ARXIV_RECORD])
+    kept = {table: _rows(path, table) for table in ("evidence", "bench_run", "arxiv_statement", "arxiv_record")}
     (few / "reparameterized" / "dora.toml").unlink()
     edit(LORA, TITLE, "Another title")
     with catalog.open(path, entries=few) as cat:
         assert cat.count() == 2
         assert cat.paper("lora").evidence[0].measured == "local"
     assert {table: _rows(path, table) for table in kept} == kept
-    assert [len(rows) for rows in kept.values()] == [2, 2, 1]
+    assert [len(rows) for rows in kept.values()] == [2, 2, 1, 1]
 
 
 @pytest.mark.usefixtures("unmeasured")
