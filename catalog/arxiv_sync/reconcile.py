@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from catalog.entry import Entry
 
 Value = str | tuple[str, ...]
+WRITTEN = ("title", "authors", "published", "arxiv_categories", "doi")
+"""Keys that arXiv's word can correct; the others are a person's to decide."""
 
 
 @dataclass(frozen=True)

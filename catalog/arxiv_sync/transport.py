@@ -16,7 +16,7 @@ import httpx
 from catalog.arxiv_sync.pace import Pace, Waiting, ignore
 from catalog.arxiv_sync.settings import Settings, on_arxiv, state_folder
 from catalog.errors import Unreachable
-from catalog.network.identity import user_agent
+from catalog.network.identity import CONTACT_VARIABLE, contact, user_agent
 from catalog.network.waiting import Backoff, retry_after
 
 T = TypeVar("T")
@@ -64,6 +64,8 @@ class Transport:
         self.settings = settings
         self.requests = 0
         self._noticed = noticed
+        if settings.real and contact() is None:
+            noticed(f"arXiv likes to know who asks: set {CONTACT_VARIABLE} to your mail or web address")
         self._pace = Pace(state_folder(), settings.site, settings.pace, settings.patience, waiting)
         self._backoff = Backoff(max(settings.pace, 0.01))
         self._client = httpx.Client(

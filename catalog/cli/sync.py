@@ -68,6 +68,7 @@ def sync(
 
     if write and check:
         raise UsageError("--check changes nothing and --write changes entries", hint="give one of the two")
+    require_keys(key or [], write)
     with catalog.open(database(ctx)) as cat:
         entries = chosen(cat, slugs or [])
         outcome = ask(cat, entries, arxiv_url, batch, store=not check, quiet=as_json)
@@ -81,6 +82,18 @@ def sync(
     if outcome.failure:
         raise failed(outcome)
     raise typer.Exit(1 if check and outcome.drifted else 0)
+
+
+def require_keys(keys: Sequence[str], write: bool) -> None:
+    """UsageError for a key that is not written, or where nothing is."""
+    from catalog.arxiv_sync.reconcile import WRITTEN
+    from catalog.errors import UsageError
+
+    for key in keys:
+        if key not in WRITTEN:
+            raise UsageError(f"{key!r} is no key that --write can correct", where="--key", allowed=WRITTEN)
+    if keys and not write:
+        raise UsageError("--key chooses what --write writes", hint="add --write, or leave --key out")
 
 
 def chosen(cat: Catalog, names: Sequence[str]) -> list[Entry]:

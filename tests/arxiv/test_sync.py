@@ -229,6 +229,37 @@ def test_check_and_write_exclude_each_other(ask_arxiv: Ask) -> None:
     assert (answer.code, "give one of the two" in answer.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["--write", "--key", "venue"], "no key"), (["--key", "doi"], "add --write")]
+)
+def test_keys_that_make_no_sense(arguments: list[str], words: str, ask_arxiv: Ask) -> None:
+    answer = ask_arxiv("sync", *arguments)
+    assert (answer.code, words in answer.err) == (2, True)
+
+
+def test_only_known_keys_are_written(ask_arxiv: Ask, arxiv: StandIn) -> None:
+    from catalog.arxiv_sync.reconcile import WRITTEN
+
+    paper = arxiv.papers[LORA]
+    later = (LATER,)
+    arxiv.put(replace(paper, title="X", authors=("A B",), versions=later, categories=("cs.SD",), doi="10.1000/x"))
+    drifts = json.loads(ask_arxiv("sync", "lora", "--check", "--json").out)["drifts"]
+    assert {each["key"] for each in drifts if each["correction"]} == set(WRITTEN)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "a b@c.org", "https://x.org/(y)"])
+def test_a_contact_that_is_none_is_refused(address: str, ask_arxiv: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFT_CATALOG_CONTACT", address)
+    answer = ask_arxiv("sync")
+    assert (answer.code, "is no address at which you can be reached" in answer.err) == (2, True)
+
+
+def test_a_contact_is_told(arxiv: StandIn, ask_arxiv: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFT_CATALOG_CONTACT", "someone@example.org")
+    ask_arxiv("sync", "lora")
+    assert arxiv.log[0].headers["user-agent"].endswith("(someone@example.org)")
+
+
 def test_check_stores_nothing(ask_arxiv: Ask, tmp_path: Path) -> None:
     ask_arxiv("sync", "--check")
     assert state(tmp_path / "catalog.sqlite") == {"arxiv_record": [], "arxiv_statement": []}
