@@ -32,10 +32,14 @@ class Status:
     papers: int
     known: int
 
+    def run(self, kind: str) -> Followed:
+        """The runs of one kind; one that never succeeded says so."""
+        return next((run for run in self.runs if run.kind == kind), Followed(kind))
+
     @property
     def synced(self) -> str | None:
         """When arXiv was last asked for the catalogued papers, with success."""
-        return next((run.succeeded for run in self.runs if run.kind == "sync"), None)
+        return self.run("sync").succeeded
 
     @property
     def learned(self) -> str | None:

@@ -101,6 +101,15 @@ def test_a_stale_copy_says_so_on_every_page(own: Path, tmp_path: Path) -> None:
         assert "pc-stale" in text
 
 
+def test_what_was_not_asked_yet_is_named(own: Path, tmp_path: Path) -> None:
+    page = (rendered(own, tmp_path / "docs") / "about/arxiv.md").read_text("utf-8")
+    assert page.count("not yet; nothing else waits for it") == 2
+    with catalog.open(own) as cat, writing(cat.engine) as connection:
+        followed(connection, "enrich", learned=True, note="3 proposals")
+    page = (rendered(own, tmp_path / "docs") / "about/arxiv.md").read_text("utf-8")
+    assert re.search(r"Venues compared with other indexes</dt><dd>20\S+: 3 proposals", page)
+
+
 def test_an_entry_that_differs_from_arxiv_says_why(own: Path, tmp_path: Path) -> None:
     page = (rendered(own, tmp_path / "docs") / "methods/bone.md").read_text("utf-8")
     assert "The entry differs from arXiv on purpose: title (" in page
