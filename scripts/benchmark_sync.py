@@ -11,6 +11,7 @@ when a goal is missed.
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -126,6 +127,7 @@ class Memory:
 
 def measure_harvest(url: str) -> dict[str, float]:
     """Records a second over the whole harvest, and the growth of memory after the first pages."""
+    gc.set_threshold(50_000)  # as the command line does
     settings, memory = unhurried(url), Memory()
     with catalog.open() as cat, Transport(settings) as transport:
         sieve = Sieve(cat.engine)

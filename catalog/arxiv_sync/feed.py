@@ -26,6 +26,7 @@ from catalog.arxiv_sync.record import (
     is_withdrawn,
     one_line,
     paragraphs,
+    person_name,
 )
 from catalog.arxiv_sync.transport import Again, Answer
 
@@ -136,7 +137,7 @@ def _converted(result: Result) -> Record:
 
 def _people(result: Result) -> Iterator[Person]:
     for author in result.authors:
-        name = one_line(author.name)
+        name = person_name(author.name)
         if name:
             yield Person(name, tuple(filter(None, map(one_line, author.affiliation))))
 

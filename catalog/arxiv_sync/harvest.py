@@ -9,12 +9,12 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from catalog.arxiv_sync.archive import News, Statement, deleted, keep, news
 from catalog.arxiv_sync.bookmark import Bookmark, store
 from catalog.arxiv_sync.changes import Kind
-from catalog.arxiv_sync.follow import followed, now
+from catalog.arxiv_sync.follow import followed, now, seen
 from catalog.arxiv_sync.oai import Page, Refused, read_page
 from catalog.arxiv_sync.transport import Again, Answer, TooLong, Transport
 from catalog.database import writing
@@ -136,7 +136,8 @@ class _Run:
             lost = _learn(connection, gone)
             self._sieve.keep(connection, candidates, source="harvest", now=at)
             store(connection, bookmark)
-            _seen(connection, learned=bool(said or lost), newest=newest, finished=page.token is None)
+            tell = followed if page.token is None else seen
+            tell(connection, "harvest", learned=bool(said or lost), newest=newest)
         self.outcome.bookmark, self.outcome.complete = bookmark, page.token is None
         self._count(page, said, lost, newest)
 
@@ -162,21 +163,6 @@ def _learn(connection: Connection, statements: Iterable[Statement]) -> News:
     found = news(connection, list(statements))
     keep(connection, found)
     return found
-
-
-def _seen(connection: Connection, *, learned: bool, newest: str | None, finished: bool) -> None:
-    """Note what a page showed, and with the last one that the run has succeeded."""
-    if finished:
-        followed(connection, "harvest", learned=learned, newest=newest)
-        return
-    connection.execute(
-        text(
-            "INSERT INTO follow (kind, learned, newest, note) VALUES ('harvest', :learned, :newest, '') "
-            "ON CONFLICT (kind) DO UPDATE SET learned = coalesce(:learned, learned), "
-            "newest = nullif(max(coalesce(newest, ''), coalesce(:newest, '')), '')"
-        ),
-        {"learned": now() if learned else None, "newest": newest},
-    )
 
 
 def _explained(bookmark: Bookmark, refusal: Refused) -> UsageError | Unreachable:

@@ -17,6 +17,7 @@ from catalog.arxiv_sync.record import (
     is_withdrawn,
     one_line,
     paragraphs,
+    person_name,
 )
 
 RAW = "{http://arxiv.org/OAI/arXivRaw/}"
@@ -39,7 +40,7 @@ def record(arxiv: str, raw: Any) -> Record:
             arxiv=arxiv,
             version=versions[-1][0],
             title=one_line(texts.get("title")) or "",
-            authors=tuple(map(Person, names(one_line(texts.get("authors")) or ""))),
+            authors=tuple(map(Person, names(person_name(texts.get("authors")) or ""))),
             abstract=paragraphs(texts.get("abstract", "")),
             published=versions[0][1],
             updated=versions[-1][1],

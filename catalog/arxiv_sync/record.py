@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
@@ -88,7 +88,9 @@ class Record:
 
     def to_json(self) -> str:
         """The record as JSON; `from_json` is its inverse."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        people = [{"name": person.name, "affiliations": person.affiliations} for person in self.authors]
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        return json.dumps(plain | {"authors": people}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -119,8 +121,8 @@ class UnusableRecord(ValueError):
 
 def checked(record: Record) -> Record:
     """The record, when its fields are of a size that a paper can have; UnusableRecord otherwise."""
-    fields = {name: getattr(record, name) or "" for name in ("title", "abstract", "comment", "journal_ref", "doi")}
-    for name, value in fields.items():
+    texts = {name: getattr(record, name) or "" for name in ("title", "abstract", "comment", "journal_ref", "doi")}
+    for name, value in texts.items():
         if len(value) > LONGEST[name]:
             raise UnusableRecord(f"{record.arxiv}: its {name} has {len(value):,} characters")
     if len(record.authors) > MOST_AUTHORS:
@@ -152,6 +154,12 @@ def one_line(text: str | None) -> str | None:
     return decoded(joined) or None
 
 
+def person_name(text: str | None) -> str | None:
+    """A name on one line; initials such as `J.-M.`, between which some interfaces put a space, are as people write."""
+    name = one_line(text)
+    return name and name.replace(". -", ".-")
+
+
 def paragraphs(text: str) -> str:
     """An abstract with its lines joined; a blank line or an indented one begins a paragraph, as arXiv prints them."""
     parts: list[list[str]] = [[]]
@@ -159,4 +167,4 @@ def paragraphs(text: str) -> str:
         if parts[-1] and (not line.strip() or line.startswith("  ")):
             parts.append([])
         parts[-1] += line.split()
-    return "\n\n".join(" ".join(part) for part in parts if part)
+    return decoded("\n\n".join(" ".join(part) for part in parts if part))

@@ -17,8 +17,13 @@ class Waits:
     def __init__(self, verb: str, total: int | None = None, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        hidden = quiet or not self._console.is_terminal
         self._progress = Progress(
-            *columns, TextColumn("{task.fields[wait]}"), console=self._console, disable=quiet, transient=True
+            *columns,
+            TextColumn("{task.fields[wait]}"),
+            console=self._console,
+            disable=hidden,
+            transient=True,
         )
         self._task = self._progress.add_task(verb, total=total, wait="")
 

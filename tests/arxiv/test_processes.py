@@ -103,7 +103,7 @@ def test_killed_at_any_moment(arxiv: StandIn, ask_arxiv: Ask, tmp_path: Path) ->
             arxiv.awaited = chance.randint(1, requests)
             arxiv.seen.wait(20)
         interrupted += process.is_alive()
-        os.kill(process.pid or 0, signal.SIGKILL)
+        process.kill()
         process.join(20)
         kept = contents(path)
         assert kept <= wanted

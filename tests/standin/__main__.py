@@ -12,7 +12,10 @@ import typer
 
 from tests.standin import StandIn, papers
 from tests.standin.atom import Form
-from tests.standin.mischief import MISCHIEF
+from tests.standin.mischief import MISCHIEF as QUERIES
+from tests.standin.oai import MISCHIEF as HARVESTS
+
+MISCHIEF = QUERIES | HARVESTS
 
 
 def main(

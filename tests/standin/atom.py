@@ -87,7 +87,9 @@ def entry(paper: Paper, form: Form = "present") -> str:
 
 def wrapped(text: str) -> str:
     """Escaped, and broken into lines of eighty characters in the middle of sentences."""
-    return escape("\n".join(textwrap.wrap(text, 80, break_long_words=False)) if len(text) < 10_000 else text)
+    if len(text) > 10_000:
+        return escape(text)
+    return escape("\n".join(textwrap.wrap(text, 80, break_long_words=False, break_on_hyphens=False)))
 
 
 def stamp(when: datetime) -> str:
