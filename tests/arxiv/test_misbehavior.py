@@ -20,8 +20,9 @@ from tests.conftest import Answer, Ask
 from tests.standin import StandIn
 from tests.standin.mischief import MISCHIEF
 
+pytestmark = pytest.mark.usefixtures("slim")
 TABLE = MEASURED / "misbehavior.jsonl"
-BATCH = 50
+BATCH = 20
 SLOW = ("connection that hangs", "connection that drips")
 NOTICED = re.compile(r"^(?P<what>.+); asking again in \d+ s$", re.MULTILINE)
 

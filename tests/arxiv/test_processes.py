@@ -19,6 +19,7 @@ from tests.arxiv.test_sync import state
 from tests.conftest import Ask
 from tests.standin import StandIn
 
+pytestmark = pytest.mark.usefixtures("slim")
 ROUNDS = 100
 
 
@@ -30,7 +31,7 @@ def gaps(arxiv: StandIn) -> list[float]:
 
 def test_requests_keep_their_distance(arxiv: StandIn, ask_arxiv: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFT_CATALOG_ARXIV_PACE", "0.3")
-    ask_arxiv("sync", "--batch", "50")
+    ask_arxiv("sync", "--batch", "20")
     ask_arxiv("sync", "--batch", "1000")
     assert len(arxiv.log) == 6
     # The server notes the end of a reply a moment after the client has read it.
@@ -48,7 +49,7 @@ def test_several_commands_share_one_turn(
     arxiv: StandIn, ask_arxiv: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PEFT_CATALOG_ARXIV_PACE", "0.1")
-    running = [start(["sync", "--batch", "70"]) for _ in range(3)]
+    running = [start(["sync", "--batch", "40"]) for _ in range(3)]
     for process in running:
         process.join(60)
     assert [process.exitcode for process in running] == [0, 0, 0]
@@ -165,10 +166,10 @@ def test_a_full_disk_is_an_error_and_an_intact_database(
 
     def cramped(connection: object, record: object) -> None:
         prepare(connection, record)
-        connection.execute(f"PRAGMA max_page_count = {pages + 30}")  # type: ignore[attr-defined]
+        connection.execute(f"PRAGMA max_page_count = {pages + 12}")  # type: ignore[attr-defined]
 
     monkeypatch.setattr(databases, "_prepare", cramped)
-    answer = ask_arxiv("sync", "--batch", "20")
+    answer = ask_arxiv("sync", "--batch", "5")
     assert answer.code == 2
     assert "disk is full" in answer.err
     monkeypatch.setattr(databases, "_prepare", prepare)
