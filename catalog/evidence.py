@@ -161,18 +161,21 @@ def fingerprint(entry: Entry) -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the code in use, marked where files differ from it; empty outside a git checkout."""
+    """The commit of the code in use, marked where files differ from it; empty outside a git checkout.
+
+    The shipped measurements are no code: what one run wrote to them does not mark the next.
+    """
+    root = Path(__file__).parent
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        number = _git("describe", "--always", folder=root)
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude)measured", folder=root)
     except (OSError, subprocess.SubprocessError):
         return ""
+    return f"{number}-dirty" if changed else number
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
     return answer.stdout.strip()
 
 
