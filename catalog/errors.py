@@ -9,8 +9,10 @@ from dataclasses import dataclass
 class CatalogError(Exception):
     """Something a person can mend: what is wrong, where, what is allowed, what to do next.
 
-    `exit_code` is 2 for bad input or usage and 1 for "checked, and problems were found".
+    `exit_code` is 2 for bad input or usage, 1 for "checked, and problems were found", 3 for what lies outside.
     """
+
+    exit_code = 2
 
     def __init__(
         self,
@@ -19,14 +21,15 @@ class CatalogError(Exception):
         where: str | None = None,
         allowed: str | Iterable[str] | None = None,
         hint: str | None = None,
-        exit_code: int = 2,
+        exit_code: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.where = where
         self.allowed = allowed if allowed is None or isinstance(allowed, str) else ", ".join(allowed)
         self.hint = hint
-        self.exit_code = exit_code
+        if exit_code is not None:
+            self.exit_code = exit_code
 
     def __str__(self) -> str:
         """The whole block, one labelled line for each part that is known."""
@@ -65,7 +68,7 @@ class EntryError(CatalogError):
         where: str | None = None,
         allowed: str | Iterable[str] | None = None,
         hint: str | None = None,
-        exit_code: int = 2,
+        exit_code: int | None = None,
         problems: tuple[Problem, ...] = (),
     ) -> None:
         super().__init__(message, where=where, allowed=allowed, hint=hint, exit_code=exit_code)
@@ -92,15 +95,6 @@ class StoreError(CatalogError):
 
 
 class Unreachable(CatalogError):
-    """Something outside the program failed: no connection, no usable answer, too many requests. Exit code 3."""
+    """Something outside the program failed: no connection, no usable answer, too many requests."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        where: str | None = None,
-        allowed: str | Iterable[str] | None = None,
-        hint: str | None = None,
-        exit_code: int = 3,
-    ) -> None:
-        super().__init__(message, where=where, allowed=allowed, hint=hint, exit_code=exit_code)
+    exit_code = 3

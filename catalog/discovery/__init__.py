@@ -5,8 +5,9 @@
     categories, slugs       the category and the name suggested for it
     entries                 what is catalogued already
     candidates              rows of the inbox
-    sieve, discover         records -> new candidates
+    sieve                   records -> new candidates
+    search                  the stored queries, asked of arXiv page by page
     inbox, accept           the decisions: accepted, rejected, restored
 
-Nothing here asks the network: records come from catalog.arxiv_sync.
+Only search asks the network, through catalog.arxiv_sync; the harvest uses the sieve as well.
 """

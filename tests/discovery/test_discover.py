@@ -15,11 +15,11 @@ from catalog.arxiv_sync.record import State as Listed
 from catalog.database import reading, writing
 from catalog.discovery import inbox as decisions
 from catalog.discovery.candidates import TABLE, State
-from catalog.discovery.discover import take_in
 from catalog.discovery.sieve import Found, Sieve
 from catalog.models import CandidateRow
 from catalog.scaffold import Draft, scaffold
 from tests.discovery.conftest import LATER, NOW, inbox, record, unrelated
+from tests.discovery.taking import take_in
 
 
 @pytest.fixture

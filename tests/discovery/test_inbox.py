@@ -16,11 +16,11 @@ from catalog.arxiv_sync.archive import Statement, keep, news
 from catalog.arxiv_sync.record import Person, Record
 from catalog.arxiv_sync.record import State as Listed
 from catalog.database import open_engine, writing
-from catalog.discovery.discover import take_in
 from catalog.errors import CatalogError
 from catalog.lint import lint
 from tests.conftest import Ask
 from tests.discovery.conftest import LATER, NOW, inbox, record
+from tests.discovery.taking import take_in
 
 ESC = "\x1b[31m\u202e[bold]"
 HOSTILE = f'Evil{ESC}: Low-Rank\r\n[link]Adaptation[/] \x00 "quoted" \'\'\'""" \\'

@@ -1,4 +1,4 @@
-"""Records -> inbox, page by page: what was kept before an interruption stays."""
+"""Records -> inbox, page by page, as search and harvest do it with a sieve; without what they do besides."""
 
 from __future__ import annotations
 
