@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from reference_impls.adapter import Adapter
 from reference_impls.backbones import build, pretrained
-from reference_impls.claims import Expected, Trial, measure
+from reference_impls.claims import Expected, Trial, measure, trial
 from reference_impls.registry import load
 from reference_impls.reparameterized import lora
 from reference_impls.reparameterized.delta_lora import DeltaLoRALinear, attach
@@ -207,8 +207,24 @@ def test_no_matrix_of_the_size_of_the_weight_is_computed() -> None:
     assert not {(48, 64), (64, 48)} & matrices_computed(lambda: site(x))
 
 
-@pytest.mark.parametrize("claim", ["detachable", "mergeable", "saves", "strength", "device-dtype", "determinism"])
-def test_claims_hold_once_the_weight_moves(claim: str) -> None:
+@pytest.mark.parametrize(
+    "claim",
+    ["detachable", "mergeable", "saves", "strength", "two-faces", "family-invariant", "device-dtype", "determinism"],
+)
+def test_claims_hold_once_the_weight_moves(claim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Perturbed factors alone are LoRA: two steps that end elsewhere pass a change on to the weight besides."""
+    perturb = trial.move_away
+
+    def passed_on(model: Any, adapter: Any, batch: Any, base: Tensor) -> None:
+        adapter.after_step()
+        for seed in (11, 12):
+            perturb(model, adapter, batch, base, seed)
+            adapter.after_step()
+        perturb(model, adapter, batch, base, 13)
+        sites = adapter.sites().values()
+        assert all((s.B_last @ s.A_last - s.B_first @ s.A_first).abs().max() > 1e-3 for s in sites)
+
+    monkeypatch.setattr(trial, "move_away", passed_on)
     hyperparameters = {"rank": 4, "alpha": 8, "start": 0, "targets": ["q", "up"]}
     result = measure(claim, Trial(load("delta-lora"), "decoder", Expected(True, True, True, "linear", hyperparameters)))
     assert result.status == "verified", result
