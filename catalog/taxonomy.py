@@ -85,6 +85,8 @@ class Backbone(Word):
     DECODER = ("decoder", "A causal language model.")
     ENCODER = ("encoder", "A bidirectional text encoder with a classification or masked-token head.")
     ENCODER_DECODER = ("encoder-decoder", "A text-to-text transformer with cross attention.")
+    MULTITASK_DECODER = ("multitask-decoder", "A causal language model on several tasks at once.")
+    MULTITASK_ENCODER_DECODER = ("multitask-encoder-decoder", "A text-to-text transformer on several tasks at once.")
     VIT = ("vit", "A vision transformer over image patches.")
     MLP = ("mlp", "A stack of linear layers: enough for methods defined on a single weight matrix.")
     CONVNET = ("convnet", "A convolutional image classifier.")

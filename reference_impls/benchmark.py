@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,16 @@ LENGTH = 64
 COUNT = 8
 
 _WIDE = Size(L=4, d=256, f=1024, heads=8, head_dim=32, V=1000, positions=160)
+_WIDE_PAIR = replace(_WIDE, L_dec=4, positions=0, norm="rms", bias=False)
 SIZES: dict[str, Size] = {
     "decoder": _WIDE,
     "encoder": _WIDE,
-    "encoder-decoder": Size(
-        L=4, L_dec=4, d=256, f=1024, heads=8, head_dim=32, V=1000, positions=0, norm="rms", bias=False
-    ),
+    "encoder-decoder": _WIDE_PAIR,
     "vit": Size(L=4, d=256, f=1024, heads=8, head_dim=32, positions=65, image=32, C=10),
     "mlp": Size(L=4, d=256, f=1024, C=10),
+    "multitask-decoder": _WIDE,
+    "multitask-encoder-decoder": _WIDE_PAIR,
+    "unet": Size(L=2, d=128, f=512, heads=4, head_dim=32, V=13, C=10, image=16),
 }
 """Large enough that arithmetic, not Python, takes the time; small enough for a laptop."""
 

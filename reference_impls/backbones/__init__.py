@@ -16,12 +16,26 @@ from reference_impls.backbones.decoder import Decoder
 from reference_impls.backbones.encoder import Encoder
 from reference_impls.backbones.encoder_decoder import EncoderDecoder
 from reference_impls.backbones.mlp import MLP
+from reference_impls.backbones.multitask import MultitaskDecoder, MultitaskEncoderDecoder
 from reference_impls.backbones.size import Size
+from reference_impls.backbones.unet import UNet
 from reference_impls.backbones.vit import VisionTransformer
 
 __all__ = ["KINDS", "SMALL", "Backbone", "Batch", "Size", "Task", "build", "pretrained", "trained"]
 
-KINDS: dict[str, type[Backbone]] = {cls.kind: cls for cls in (Decoder, Encoder, EncoderDecoder, VisionTransformer, MLP)}
+KINDS: dict[str, type[Backbone]] = {
+    cls.kind: cls
+    for cls in (
+        Decoder,
+        Encoder,
+        EncoderDecoder,
+        VisionTransformer,
+        MLP,
+        MultitaskDecoder,
+        MultitaskEncoderDecoder,
+        UNet,
+    )
+}
 
 SMALL: dict[str, Size] = {
     "decoder": Size(),
@@ -29,6 +43,9 @@ SMALL: dict[str, Size] = {
     "encoder-decoder": Size(L=2, L_dec=3, norm="rms", bias=False, positions=0),
     "vit": Size(positions=17),
     "mlp": Size(L=2),
+    "multitask-decoder": Size(),
+    "multitask-encoder-decoder": Size(L=2, L_dec=3, norm="rms", bias=False, positions=0),
+    "unet": Size(L=1, V=12, image=8),
 }
 
 

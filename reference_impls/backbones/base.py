@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 import torch
@@ -16,19 +16,26 @@ Task = Literal["pretraining", "downstream"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs and targets; ``visible`` (B, T) marks real tokens, where the inputs are a sequence."""
+    """Inputs and targets, and what some models need besides, None elsewhere."""
 
     inputs: Tensor
     targets: Tensor
     visible: Tensor | None = None
+    """(B, T): which tokens are real, where the inputs are a sequence"""
+    task_ids: Tensor | None = None
+    """(B,): which of several tasks an example belongs to"""
+    text: Tensor | None = None
+    """(B, S): the tokens of the prompt that a picture belongs to"""
+    time: Tensor | None = None
+    """(B,): how far the diffusion of a picture has gone, from 0 (the picture) to 1 (noise)"""
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Batch:
         """On another device; ``dtype`` applies to the floating-point tensors alone."""
 
-        def move(x: Tensor) -> Tensor:
-            return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device=device, dtype=dtype if x.is_floating_point() else None)
 
-        return Batch(move(self.inputs), move(self.targets), None if self.visible is None else move(self.visible))
+        return Batch(*(move(getattr(self, field.name)) for field in fields(self)))  # type: ignore[arg-type]
 
 
 class Backbone(nn.Module, ABC):

@@ -39,11 +39,17 @@ class Decoder(Backbone):
             which = torch.zeros_like(which)
             tables = tables.clone()
             tables[0] = rule(0, tokens, shift=0.25)
-        walk = [torch.randint(tokens, (count,), generator=source)]
-        for _ in range(length):
-            jump = torch.rand(count, generator=source) < 0.1
-            random = torch.randint(tokens, (count,), generator=source)
-            walk.append(torch.where(jump, random, tables[which, walk[-1]]))
-        sequence = torch.stack(walk, dim=1)  # (B, T + 1)
+        sequence = walks(tables, which, length, source)
         inputs = torch.cat([which[:, None] + tokens, sequence[:, :-1]], dim=1)
         return Batch(inputs, sequence)
+
+
+def walks(tables: Tensor, which: Tensor, length: int, source: torch.Generator) -> Tensor:
+    """Token sequences (B, length + 1) that follow the rule ``tables[which]`` nine times in ten, and else jump."""
+    tokens, count = tables.shape[1], len(which)
+    walk = [torch.randint(tokens, (count,), generator=source)]
+    for _ in range(length):
+        jump = torch.rand(count, generator=source) < 0.1
+        random = torch.randint(tokens, (count,), generator=source)
+        walk.append(torch.where(jump, random, tables[which, walk[-1]]))
+    return torch.stack(walk, dim=1)
