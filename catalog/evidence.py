@@ -108,6 +108,20 @@ def verify(entry: Entry, claims: Iterable[str] | None = None) -> Iterator[Row]:
             yield {"slug": entry.slug, "backbone": trial.kind, **row, **provenance(entry), "device": "cpu"}
 
 
+def reversal(entry: Entry, cycles: int) -> Row:
+    """How a method answers to its coefficient on its first backbone; ``points`` are those of its curves, as rows."""
+    require_torch()
+    from reference_impls.reversal import reversal as measure
+
+    trial = next(trials(entry))
+    found = measure(trial, cycles)
+    place = {"slug": entry.slug, "backbone": trial.kind}
+    drift = {f"{name}_{precision}": value for precision, d in found.drift.items() for name, value in asdict(d).items()}
+    row = {"word": found.word, "zero_is_base": found.zero_is_base, "growth": found.growth, "cycles": found.cycles}
+    points = [{**place, **asdict(point)} for point in found.points]
+    return {**place, **row, **drift, **provenance(entry), "device": "cpu", "points": points}
+
+
 def bench(entry: Entry, device: str = "auto", seed: int = 0) -> Row:
     """What a method costs on its first backbone; a method that fails gives a row that says so."""
     require_torch()

@@ -245,6 +245,71 @@ class BenchRow(SQLModel, table=True):
     source: str = "local"
 
 
+class ReversalRow(SQLModel, table=True):
+    """How one method answers to its coefficient, and what merging and unmerging leaves behind."""
+
+    __tablename__ = "reversal"
+    slug: str = Field(primary_key=True)
+    backbone: str = Field(primary_key=True)
+    source: str = Field(primary_key=True, default="local")
+    word: str
+    zero_is_base: bool | None = None
+    growth: float | None = None
+    cycles: int = 0
+    kept_bfloat16: float | None = None
+    once_bfloat16: float | None = None
+    often_bfloat16: float | None = None
+    kept_float32: float | None = None
+    once_float32: float | None = None
+    often_float32: float | None = None
+    torch: str = ""
+    python: str = ""
+    device: str = ""
+    commit: str = ""
+    date: str = ""
+    implementation: str = ""
+
+
+class StrengthPointRow(SQLModel, table=True):
+    """The change at coefficient ``c``, relative to that at 1: how far along it, and how far off."""
+
+    __tablename__ = "strength_point"
+    slug: str = Field(primary_key=True)
+    backbone: str = Field(primary_key=True)
+    source: str = Field(primary_key=True, default="local")
+    level: str = Field(primary_key=True)
+    c: float = Field(primary_key=True)
+    along: float
+    off: float
+
+
+class ComparisonRow(SQLModel, table=True):
+    """One implementation of a method, ours or a library's, on the same layers in the same run as the other's."""
+
+    __tablename__ = "comparison"
+    slug: str = Field(primary_key=True)
+    width: int = Field(primary_key=True)
+    threads: int = Field(primary_key=True)
+    library: str = Field(primary_key=True)
+    source: str = Field(primary_key=True, default="local")
+    version: str = ""
+    settings: str = ""
+    trained: int | None = None
+    attach_s: float | None = None
+    forward_s: float | None = None
+    step_s: float | None = None
+    saved_bytes: int | None = None
+    peak_bytes: int | None = None
+    unmerge_s: float | None = None
+    unmerge_error: float | None = None
+    torch: str = ""
+    python: str = ""
+    device_name: str = ""
+    commit: str = ""
+    date: str = ""
+    implementation: str = ""
+
+
 class ArxivRecord(SQLModel, table=True):
     """What arXiv says about a paper now: the newest of its statements, with what is asked for most."""
 

@@ -240,6 +240,23 @@ class Catalog:
         with writing(self._engine) as connection:
             keep_evidence(connection, rows)
 
+    def record_reversals(self, rows: Iterable[Mapping[str, Any]], points: Iterable[Mapping[str, Any]]) -> None:
+        """Store figures of strength and reversal."""
+        from catalog.store import keep_reversals
+
+        with writing(self._engine) as connection:
+            keep_reversals(connection, rows, points)
+
+    def measured(self, table: str) -> list[dict[str, Any]]:
+        """Rows of a measured table (comparison, reversal, strength_point) in the order of their keys.
+
+        One measured here takes the place of a shipped one with the same key.
+        """
+        from catalog.store import measured_rows
+
+        with reading(self._engine) as connection:
+            return measured_rows(connection, table)
+
     def record_bench(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Store benchmark rows."""
         from catalog.store import keep_bench

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel, delete, insert
@@ -57,6 +57,9 @@ def fill(connection: Connection, entries: list[Entry]) -> None:
         connection.execute(text(statement + "(:id, :name, :aliases, :title, :authors, :summary)"), rows.text)
     shipped(connection, models.EvidenceRow, "claims")
     shipped(connection, models.BenchRow, "bench")
+    shipped(connection, models.ComparisonRow, "comparison")
+    shipped(connection, models.ReversalRow, "reversal")
+    shipped(connection, models.StrengthPointRow, "strength")
     connection.execute(text("ANALYZE"))  # lets SQLite choose the more selective of two indexes
 
 
@@ -83,10 +86,23 @@ def columns(table: type[SQLModel], row: Mapping[str, Any]) -> dict[str, Any]:
 
 def keep_evidence(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
     """Store claims measured here; a newer measurement of the same claim takes the older one's place."""
+    replace(connection, models.EvidenceRow, rows)
+
+
+def keep_reversals(
+    connection: Connection, rows: Iterable[Mapping[str, Any]], points: Iterable[Mapping[str, Any]]
+) -> None:
+    """Store what was measured here of strength and reversal; newer figures take the place of older ones."""
+    replace(connection, models.ReversalRow, rows)
+    replace(connection, models.StrengthPointRow, points)
+
+
+def replace(connection: Connection, table: type[SQLModel], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert rows measured here, in the place of those with the same key."""
+    key = [column.name for column in inspect(table).primary_key]
     for row in rows:
-        values = {**columns(models.EvidenceRow, row), "source": "local"}
-        key = ["slug", "backbone", "claim", "source"]
-        statement = upsert(models.EvidenceRow).values(values)
+        values = {**columns(table, row), "source": "local"}
+        statement = upsert(table).values(values)
         connection.execute(
             statement.on_conflict_do_update(index_elements=key, set_={k: values[k] for k in values if k not in key})
         )
@@ -95,6 +111,14 @@ def keep_evidence(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> 
 def keep_bench(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
     """Store benchmark rows measured here, beside earlier ones."""
     put(connection, models.BenchRow, [{**columns(models.BenchRow, row), "source": "local"} for row in rows])
+
+
+def measured_rows(connection: Connection, name: str) -> list[dict[str, Any]]:
+    """Rows of a measured table by key; one measured here takes the place of a shipped one with the same key."""
+    table = SQLModel.metadata.tables[name]
+    key = [column for column in table.primary_key if column.name != "source"]
+    found = connection.execute(table.select().order_by(*key, table.c.source.desc())).mappings()
+    return list({tuple(row[column.name] for column in key): dict(row) for row in found}.values())
 
 
 class Rows:

@@ -22,6 +22,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "lists": ("list",),
     "export": ("export",),
     "evidence": ("verify", "bench"),
+    "strength": ("strength",),
     "entries": ("lint", "new", "schema"),
     "site": ("site",),
     "sync": ("sync", "history", "status"),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from catalog.cli.evidence import database
+from catalog.cli.context import database
 
 
 def register(app: typer.Typer) -> None:

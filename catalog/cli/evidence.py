@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from catalog.cli.context import database
 from catalog.terminal import console
 
 if TYPE_CHECKING:
@@ -110,11 +111,6 @@ def chosen(ctx: typer.Context, slugs: list[str] | None) -> list[Entry]:
                 hint="peft-catalog query --implemented lists the methods that run",
             )
     return [entries[slug] for slug in wanted]
-
-
-def database(ctx: typer.Context) -> Any:
-    """The database asked for with --db, if any."""
-    return (ctx.obj or {}).get("db") if isinstance(ctx.obj, dict) else getattr(ctx.obj, "db", None)
 
 
 def keep(ctx: typer.Context, function: str) -> Callable[[list[dict[str, Any]]], None]:

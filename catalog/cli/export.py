@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from catalog.cli.evidence import database
+from catalog.cli.context import database
 from catalog.errors import UsageError
 
 if TYPE_CHECKING:

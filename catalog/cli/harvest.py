@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from catalog.cli.evidence import database
+from catalog.cli.context import database
 from catalog.cli.output import Json, count, print_json, table
 from catalog.cli.sync import Url
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from catalog.cli.context import database
 from catalog.cli.entries import Root
-from catalog.cli.evidence import database
 from catalog.cli.output import Json, count, print_json
 from catalog.terminal import cell, clean, console
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalog.cli.evidence import database
+from catalog.cli.context import database
 from catalog.cli.output import print_json, table
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from catalog.cli.evidence import database
+from catalog.cli.context import database
 from catalog.errors import CatalogError, UsageError
 
 RENDERED = Path("build/site-src/docs")

@@ -13,6 +13,8 @@ from reference_impls.claims.trial import Measurement, Trial, base_output, distan
 
 STEPS = 200
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+LEAST = 0.01
+"""Share of the gap that counts as learning."""
 
 
 def identity_at_init(trial: Trial) -> Measurement:
@@ -93,13 +95,18 @@ def it_learns(trial: Trial) -> Measurement:
     share, rate = gap_closed(trial)
     return judge(
         "it-learns",
-        share > 0.01,
+        share > LEAST,
         expected="more than 1 % of the gap",
         measured=f"{100 * share:.1f} % of the gap",
         tolerance="",
         detail=f"{STEPS} steps, best learning rate of {', '.join(f'{r:g}' for r in RATES)}: {rate:g}",
         dtype="float32",
     )
+
+
+def learns_at_all(trial: Trial) -> bool:
+    """Whether some learning rate closes more than 1 % of the gap: the claim without its figure, in less time."""
+    return any(share_at(trial, rate, steps) > LEAST for steps in (STEPS // 5, STEPS) for rate in reversed(RATES))
 
 
 def gap_closed(trial: Trial, seed: int = 0) -> tuple[float, float]:
@@ -109,17 +116,17 @@ def gap_closed(trial: Trial, seed: int = 0) -> tuple[float, float]:
     rate is picked on the held-out batches themselves, which flatters all methods a little; full fine-tuning, the other
     end, has one rate and the steps of pretraining. So shares order methods and are no score, and may pass 100 %.
     """
+    trains = bool(trial.fresh()[1].parameters())
+    return max((share_at(trial, rate, STEPS, seed), rate) for rate in (RATES if trains else RATES[:1]))
+
+
+def share_at(trial: Trial, rate: float, steps: int, seed: int = 0) -> float:
+    """The share that ``steps`` steps at one learning rate close."""
     before, full = ends(trial.kind)
-    best = (-float("inf"), RATES[0])
-    for rate in RATES:
-        model = pretrained(trial.kind)
-        adapter = trial.attach(model, seed=seed)
-        adapter.fit((model.batch(1000 * seed + 100 + i) for i in range(STEPS)), learning_rate=rate)
-        share = (before - held_out_loss(model)) / (before - full)
-        best = max(best, (share, rate))
-        if not adapter.parameters():
-            break
-    return best
+    model = pretrained(trial.kind)
+    adapter = trial.attach(model, seed=seed)
+    adapter.fit((model.batch(1000 * seed + 100 + i) for i in range(steps)), learning_rate=rate)
+    return (before - held_out_loss(model)) / (before - full)
 
 
 def held_out_loss(model: Backbone) -> float:

@@ -137,11 +137,15 @@ def move_away(model: Backbone, adapter: Adapter, batch: Batch, base: Tensor, see
     """Perturb every trained tensor at random until the output is about 30 % away from the base's.
 
     The same noise moves one method's output by a thousandth and another's by thousands, so its size is searched. A
-    method without trained tensors is fitted for a few steps instead.
+    method that does something after every step is fitted for a few first, so that what it keeps beside its parameters
+    (a moved weight, a mask) has left the start too; one without trained tensors is fitted and nothing else.
     """
     parameters = adapter.parameters()
+    if not parameters or type(adapter).after_step is not Adapter.after_step:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adapter.fit([like(model, model.batch(50 + i)) for i in range(4)])
     if not parameters:
-        adapter.fit([like(model, model.batch(50 + i)) for i in range(4)])
         return
     source = torch.Generator().manual_seed(seed)
     start = [p.detach().clone() for p in parameters]
@@ -159,13 +163,14 @@ def move_away(model: Backbone, adapter: Adapter, batch: Batch, base: Tensor, see
     low, high = 0.0, 1.0
     if change(low) > AWAY:  # methods that do not start at the identity are away already; moved a little all the same
         change(0.1)
-        return
-    while change(high) < AWAY and high < 1e4:
-        low, high = high, high * 2
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if change(middle) < AWAY else (low, middle)
-    change(high)
+    else:
+        while change(high) < AWAY and high < 1e4:
+            low, high = high, high * 2
+        for _ in range(12):
+            middle = (low + high) / 2
+            low, high = (middle, high) if change(middle) < AWAY else (low, middle)
+        change(high)
+    adapter.after_step()
 
 
 def on_meta(kind: str, size: Size) -> Backbone:
