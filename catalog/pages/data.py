@@ -30,6 +30,9 @@ class SiteData:
     status: Status | None = None
     links: Mapping[str, Sequence[tuple[str, Finding]]] = field(default_factory=dict)
     """Slug -> keys of the entry whose address is no longer good, and what is known of it."""
+    reversals: Sequence[Mapping[str, Any]] = ()
+    strength_points: Sequence[Mapping[str, Any]] = ()
+    comparisons: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def by_slug(self) -> Mapping[str, Paper]:
@@ -113,7 +116,17 @@ def read(cat: Any, cli: str = "") -> SiteData:
     """The site's data from an open catalog."""
     papers: Iterable[Paper] = cat.papers()
     ordered = tuple(sorted(papers, key=name_key))
-    return SiteData(ordered, tuple(cat.lists()), cli, cat.histories(), cat.status(), bad_links(cat, ordered))
+    return SiteData(
+        ordered,
+        tuple(cat.lists()),
+        cli,
+        cat.histories(),
+        cat.status(),
+        bad_links(cat, ordered),
+        reversals=cat.measured("reversal"),
+        strength_points=cat.measured("strength_point"),
+        comparisons=cat.measured("comparison"),
+    )
 
 
 def bad_links(cat: Any, papers: Iterable[Paper]) -> dict[str, list[tuple[str, Finding]]]:

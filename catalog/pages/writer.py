@@ -17,7 +17,7 @@ from markupsafe import Markup
 from catalog import taxonomy
 from catalog.errors import CatalogError
 from catalog.locations import MEASURED, implementation_folders
-from catalog.pages import chart, claims, data, finder, table, text, timeline
+from catalog.pages import chart, claims, data, finder, strength, table, text, timeline
 from catalog.pages.data import SiteData
 from catalog.pages.downloads import write_downloads
 from catalog.pages.equations import mathml
@@ -279,6 +279,15 @@ def _comparison_pages(site: SiteData) -> Iterator[Page]:
         "Reversibility",
         "Which methods can be removed, merged, unmerged and reversed in sign.",
         {"categories": [(category, site.of_category(category)) for category in taxonomy.Category]},
+        hide=("toc",),
+        searched=False,
+    )
+    yield Page(
+        "compare/strength.md",
+        "strength.md.jinja",
+        "Strength",
+        "How the learned change of every method answers to a coefficient, and what merging leaves behind.",
+        strength.values(site),
         hide=("toc",),
         searched=False,
     )

@@ -42,7 +42,18 @@ def test_every_method_has_its_costs(methods: dict[str, Entry]) -> None:
     assert sorted(rows) == sorted((slug, str(entry.claim_backbones[0])) for slug, entry in methods.items())
 
 
-@pytest.mark.parametrize(("name", "command"), [("claims", "verify"), ("bench", "bench")])
+def test_every_method_has_its_figures_of_strength(methods: dict[str, Entry]) -> None:
+    rows = {row["slug"]: row for row in shipped("reversal")}
+    assert {slug: row["backbone"] for slug, row in rows.items()} == {
+        slug: str(entry.claim_backbones[0]) for slug, entry in methods.items()
+    }
+    stated = {slug: str(entry.reversibility.strength) for slug, entry in methods.items() if entry.reversibility}
+    assert {slug: row["word"] for slug, row in rows.items()} == stated
+    curves = {row["slug"] for row in shipped("strength")}
+    assert curves == {slug for slug, row in rows.items() if row["zero_is_base"] is not None}
+
+
+@pytest.mark.parametrize(("name", "command"), [("claims", "verify"), ("bench", "bench"), ("reversal", "strength")])
 def test_measurements_are_of_the_code_as_it_is(methods: dict[str, Entry], name: str, command: str) -> None:
     now = {slug: fingerprint(entry) for slug, entry in methods.items()}
     stale = {row["slug"] for row in shipped(name) if row["implementation"] != now[row["slug"]]}
@@ -50,6 +61,6 @@ def test_measurements_are_of_the_code_as_it_is(methods: dict[str, Entry], name: 
 
 
 def test_measurements_say_with_what_and_when() -> None:
-    for row in [*shipped("claims"), *shipped("bench")]:
+    for row in [*shipped("claims"), *shipped("bench"), *shipped("reversal")]:
         assert all(row[key] for key in ("torch", "python", "commit", "date", "device")), row
         assert not row["commit"].endswith("-dirty"), row

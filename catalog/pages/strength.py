@@ -1,0 +1,129 @@
+"""The page on strength: how the change of every method answers to its coefficient, and what merging leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from catalog.pages.chart import Axis
+from catalog.pages.data import SiteData
+from catalog.taxonomy import Strength
+
+if TYPE_CHECKING:
+    from catalog.query import Paper
+
+RANKED: dict[str, str] = {
+    "road": "best",
+    "delora": "best",
+    "vera": "best",
+    "ia3": "best",
+    "oft": "avoid",
+    "boft": "avoid",
+    "hra": "avoid",
+    "loha": "avoid",
+    "lokr": "avoid",
+    "prompt-tuning": "avoid",
+    "prefix-tuning": "avoid",
+    "fourierft": "avoid",
+    "c3a": "avoid",
+}
+"""What the list peft-adapter-papers-gist says of methods for steering with +1 against -1."""
+
+BOUNDED = 2.0
+"""A change that grows by less than this while everything learned moves ten times as far has a bound."""
+
+_WIDE, _HIGH, _MARGIN = 132, 84, 6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method with its figures; ``curves`` are by level, each a tuple of (c, along, off)."""
+
+    paper: Paper
+    row: Mapping[str, Any]
+    curves: Mapping[str, Sequence[tuple[float, float, float]]]
+
+    @property
+    def bounded(self) -> bool | None:
+        """Whether the size of the change has a bound; None: nothing is learned that could grow."""
+        growth = self.row["growth"]
+        return None if growth is None else growth < BOUNDED
+
+    def at(self, level: str, c: float) -> tuple[float, float] | None:
+        """Along and off at one coefficient."""
+        return next(((along, off) for at, along, off in self.curves.get(level, ()) if at == c), None)
+
+    @property
+    def picture(self) -> Markup:
+        """Both curves, c from -1 to 2 against how far along the change at 1."""
+        return sparkline(self.paper.name, self.curves)
+
+
+def methods(site: SiteData) -> list[Measured]:
+    """Every measured method: linear ones first, then by name."""
+    curves: dict[tuple[str, str], dict[str, list[tuple[float, float, float]]]] = {}
+    for point in site.strength_points:
+        levels = curves.setdefault((point["slug"], point["backbone"]), {})
+        levels.setdefault(point["level"], []).append((point["c"], point["along"], point["off"]))
+    order = [str(word) for word in Strength]
+    found = [
+        Measured(site.by_slug[row["slug"]], row, curves.get((row["slug"], row["backbone"]), {}))
+        for row in site.reversals
+        if row["slug"] in site.by_slug and row["word"] in order
+    ]
+    return sorted(found, key=lambda m: (order.index(m.row["word"]), m.paper.name.lower()))
+
+
+def values(site: SiteData) -> dict[str, Any]:
+    """What the page's template is given."""
+    found = methods(site)
+    outputs = [back for m in found if (back := m.at("output", -1.0)) is not None]
+    drift = {
+        name: max((m.row[name] for m in found if m.row[name] is not None), default=0.0)
+        for name in ("once_bfloat16", "often_bfloat16", "often_float32", "cycles")
+    }
+    return {
+        "methods": found,
+        "exact": sum(abs(along + 1) < 1e-9 and off < 1e-9 for along, off in outputs),
+        "best": min((along for along, _ in outputs), default=0.0),
+        "worst": max((along for along, _ in outputs), default=0.0),
+        "drift": drift,
+        "ranked": RANKED,
+        "agrees": agrees,
+        "bound": f"{BOUNDED:g}",
+    }
+
+
+def agrees(method: Measured) -> bool:
+    """Whether the list's advice and the measurement at the module say the same."""
+    usable = method.row["word"] in (Strength.LINEAR, Strength.ANTISYMMETRIC)
+    return (RANKED[method.paper.slug] == "best") == usable
+
+
+def sparkline(name: str, curves: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:
+    """A small drawing of the curves; nothing without any."""
+    if not curves:
+        return Markup("")
+    across = Axis(-1, 2, _MARGIN, _WIDE - _MARGIN, False)
+    up = Axis(-1.25, 2.25, _HIGH - _MARGIN, _MARGIN, False)
+    lines = [
+        Markup('<line class="pc-grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(*(round(v, 1) for v in ends))
+        for ends in (
+            (across.place(-1), across.place(2), up.place(0), up.place(0)),
+            (across.place(0), across.place(0), up.place(-1.25), up.place(2.25)),
+        )
+    ]
+    for level, points in sorted(curves.items()):
+        # A curve that leaves the frame is cut at it; the table has the figures.
+        places = [(across.place(c), up.place(min(max(along, up.low), up.high))) for c, along, _ in sorted(points)]
+        lines.append(
+            Markup('<polyline class="pc-curve pc-{}" points="{}"/>').format(
+                level, " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            )
+        )
+    title = Markup("<title>{}: the change along that at 1, for c from -1 to 2</title>").format(name)
+    opening = Markup('<svg class="pc-spark" viewBox="0 0 {} {}" role="img">').format(_WIDE, _HIGH)
+    return opening + title + Markup("").join(lines) + Markup("</svg>")
