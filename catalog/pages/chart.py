@@ -104,6 +104,25 @@ def panels(data: SiteData) -> list[Panel]:
     return drawn
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A method at its place, with what the tooltip says."""
+
+    paper: Paper
+    x: float
+    y: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """One axis of a figure: its scale, its title, and how its ticks are written."""
+
+    axis: Axis
+    title: str
+    show: Callable[[float], str]
+
+
 def _draw(
     key: str, title: str, axis: str, shown: Sequence[tuple[Point, float]], show: Callable[[float], str]
 ) -> Markup:
@@ -112,66 +131,83 @@ def _draw(
     across = Axis(min(shares) / _MARGIN, max(shares) * _MARGIN, _LEFT, WIDTH - _RIGHT, True)
     room = (max(heights) - min(heights)) * 0.08 or 0.1
     up = Axis(min(heights) - room, max(heights) + room, HEIGHT - _BOTTOM, _TOP, False)
-    parts = [*_grid(across, up, show), *_axis_titles(axis), *_marks(shown, across, up, show)]
+    dots = [Dot(point.paper, point.run.share, y, f"{share(point.run.share)} trained, {show(y)}") for point, y in shown]
+    return scatter(
+        key,
+        title,
+        f"{len(shown)} methods by share of trained parameters (logarithmic) and {axis}.",
+        dots,
+        Side(across, "share of trained parameters", share),
+        Side(up, axis, show),
+    )
+
+
+def scatter(key: str, title: str, description: str, dots: Sequence[Dot], across: Side, up: Side) -> Markup:
+    """Dots with names in a frame with two axes; the page has the same figures in a table below."""
     opening = Markup(
         '<svg class="pc-chart" viewBox="0 0 {} {}" role="img" aria-labelledby="chart-{}-title chart-{}-text">'
-        '<title id="chart-{}-title">{}</title><desc id="chart-{}-text">{} methods by share of trained parameters '
-        "(logarithmic) and {}. The table below holds the same figures.</desc>"
-    ).format(WIDTH, HEIGHT, key, key, key, title, key, len(shown), axis)
+        '<title id="chart-{}-title">{}</title>'
+        '<desc id="chart-{}-text">{} The table below holds the same figures.</desc>'
+    ).format(WIDTH, HEIGHT, key, key, key, title, key, description)
+    parts = [*_grid(across, up), *_axis_titles(across.title, up.title), *_marks(dots, across.axis, up.axis)]
     return opening + Markup("").join(parts) + Markup("</svg>")
 
 
-def _grid(across: Axis, up: Axis, show: Callable[[float], str]) -> list[Markup]:
+def frame() -> tuple[tuple[float, float], tuple[float, float]]:
+    """Pixels between which the two axes run: from left to right, from bottom to top."""
+    return (_LEFT, WIDTH - _RIGHT), (HEIGHT - _BOTTOM, _TOP)
+
+
+def _grid(across: Side, up: Side) -> list[Markup]:
     lines = []
-    for tick in across.ticks():
-        x = round(across.place(tick), 1)
+    for tick in across.axis.ticks():
+        x = round(across.axis.place(tick), 1)
         lines.append(
             Markup('<line class="pc-grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(x, _TOP, HEIGHT - _BOTTOM)
-            + Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(x, HEIGHT - _BOTTOM + 18, share(tick))
+            + Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                x, HEIGHT - _BOTTOM + 18, across.show(tick)
+            )
         )
-    for tick in up.ticks():
-        y = round(up.place(tick), 1)
+    for tick in up.axis.ticks():
+        y = round(up.axis.place(tick), 1)
         lines.append(
             Markup('<line class="pc-grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, WIDTH - _RIGHT, y, y)
-            + Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(_LEFT - 8, y + 4, show(tick))
+            + Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(_LEFT - 8, y + 4, up.show(tick))
         )
     return lines
 
 
-def _axis_titles(axis: str) -> list[Markup]:
+def _axis_titles(across: str, up: str) -> list[Markup]:
     middle = (HEIGHT - _BOTTOM + _TOP) / 2
     return [
-        Markup('<text class="pc-axis" x="{}" y="{}" text-anchor="middle">share of trained parameters</text>').format(
-            (WIDTH + _LEFT - _RIGHT) / 2, HEIGHT - 10
+        Markup('<text class="pc-axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            (WIDTH + _LEFT - _RIGHT) / 2, HEIGHT - 10, across
         ),
         Markup('<text class="pc-axis" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
-            middle, axis
+            middle, up
         ),
     ]
 
 
-def _marks(shown: Sequence[tuple[Point, float]], across: Axis, up: Axis, show: Callable[[float], str]) -> list[Markup]:
+def _marks(dots: Sequence[Dot], across: Axis, up: Axis) -> list[Markup]:
     # Every mark keeps its own place free before the first name is put down.
-    placed = [
-        (across.place(point.run.share) - 7, across.place(point.run.share) + 7, up.place(y) + 4) for point, y in shown
-    ]
+    placed = [(across.place(dot.x) - 7, across.place(dot.x) + 7, up.place(dot.y) + 4) for dot in dots]
     marks = []
-    for point, y in sorted(shown, key=lambda pair: (pair[0].run.share, pair[0].paper.slug)):
-        px, py = across.place(point.run.share), up.place(y)
-        label = _label(point.paper.name, px, py, placed)
+    for dot in sorted(dots, key=lambda dot: (dot.x, dot.paper.slug)):
+        px, py = across.place(dot.x), up.place(dot.y)
+        label = _label(dot.paper.name, px, py, placed)
         marks.append(
             Markup(
-                '<a href="../../methods/{}/"><g class="pc-mark pc-cat-{}"><title>{}: {} trained, {}</title>'
+                '<a href="../../methods/{}/"><g class="pc-mark pc-cat-{}"><title>{}: {}</title>'
                 '<path transform="translate({} {})" d="{}"/>{}</g></a>'
             ).format(
-                point.paper.slug,
-                str(point.paper.category),
-                point.paper.name,
-                share(point.run.share),
-                show(y),
+                dot.paper.slug,
+                str(dot.paper.category),
+                dot.paper.name,
+                dot.words,
                 round(px, 1),
                 round(py, 1),
-                _MARKS.get(point.paper.category, _MARKS[Category.ADDITIVE]),
+                _MARKS.get(dot.paper.category, _MARKS[Category.ADDITIVE]),
                 label,
             )
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from catalog.pages.chart import Axis
+from catalog.pages.chart import Axis, Dot, Side, frame, legend, scatter
 from catalog.pages.data import SiteData
 from catalog.taxonomy import Strength
 
@@ -91,10 +91,41 @@ def values(site: SiteData) -> dict[str, Any]:
         "best": min((along for along, _ in outputs), default=0.0),
         "worst": max((along for along, _ in outputs), default=0.0),
         "drift": drift,
+        "opposites": opposites(found),
+        "marks": legend(),
         "ranked": RANKED,
         "agrees": agrees,
         "bound": f"{BOUNDED:g}",
     }
+
+
+_FARTHEST = 1.5
+"""Where the picture of opposites ends; what lies beyond is drawn at its edge."""
+
+
+def opposites(found: Sequence[Measured]) -> Markup:
+    """What c = -1 does to the model's output: how much of the opposite, and how much else; nothing without a curve."""
+    places = [(m, *back) for m in found if (back := m.at("output", -1.0)) is not None]
+    if not places:
+        return Markup("")
+    (left, right), (bottom, top) = frame()
+    dots = [
+        Dot(
+            m.paper,
+            min(max(along, -_FARTHEST), _FARTHEST),
+            min(off, _FARTHEST),
+            f"{along:.2f} times the change at 1, {off:.2f} off",
+        )
+        for m, along, off in places
+    ]
+    return scatter(
+        "opposites",
+        "The model's output at c = -1",
+        f"{len(dots)} methods by how much of the change at 1 is in the change at -1, and how much else.",
+        dots,
+        Side(Axis(-_FARTHEST, _FARTHEST, left, right, False), "along the change at 1", lambda value: f"{value:g}"),
+        Side(Axis(-0.1, _FARTHEST + 0.1, bottom, top, False), "off it", lambda value: f"{value:g}"),
+    )
 
 
 def agrees(method: Measured) -> bool:
