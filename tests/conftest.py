@@ -25,8 +25,9 @@ def missing(what: str, left_out: str) -> NoReturn:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """An option for the table of misbehavior in the documentation."""
+    """Options for the tables in the documentation that tests write."""
     parser.addoption("--record-misbehavior", action="store_true", help="write catalog/measured/misbehavior.jsonl")
+    parser.addoption("--record-parity", action="store_true", help="write catalog/measured/parity.jsonl")
 
 
 @contextmanager

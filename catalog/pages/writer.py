@@ -338,8 +338,8 @@ def _list_pages(site: SiteData) -> Iterator[Page]:
         "compare/deviations.md",
         "deviations.md.jinja",
         "Deviations",
-        "Who departs from the paper: official code, libraries, this catalog.",
-        {"rows": rows, "upstream": upstream()},
+        "Who implements what the paper says: libraries, official code, this catalog.",
+        {"rows": rows, "parity": parity(site), "upstream": upstream()},
         hide=("toc",),
         searched=False,
     )
@@ -392,7 +392,26 @@ def _other_pages(site: SiteData, listed: Mapping[str, int]) -> Iterator[Page]:
 
 def misbehavior() -> list[Mapping[str, Any]]:
     """What was tested against every way in which arXiv misbehaves, as the tests recorded it."""
-    path = MEASURED / "misbehavior.jsonl"
+    return recorded("misbehavior")
+
+
+def parity(site: SiteData) -> list[tuple[Mapping[str, Any], Paper, int]]:
+    """What tests compared with libraries, with the paper and how often the library departs from it, by name."""
+    rows = [(row, site.by_slug[row["slug"]]) for row in recorded("parity") if row["slug"] in site.by_slug]
+    found = [
+        (
+            row,
+            paper,
+            sum(d.who.split(" ")[0] in (row["library"], row["library"].partition("-")[0]) for d in paper.deviations),
+        )
+        for row, paper in rows
+    ]
+    return sorted(found, key=lambda item: (data.name_key(item[1]), item[0]["library"]))
+
+
+def recorded(name: str) -> list[Mapping[str, Any]]:
+    """The rows of a table that tests write."""
+    path = MEASURED / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

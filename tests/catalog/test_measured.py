@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -58,6 +59,21 @@ def test_measurements_are_of_the_code_as_it_is(methods: dict[str, Entry], name: 
     now = {slug: fingerprint(entry) for slug, entry in methods.items()}
     stale = {row["slug"] for row in shipped(name) if row["implementation"] != now[row["slug"]]}
     assert not stale, STALE.format(command, " ".join(sorted(stale)))
+
+
+COMPARED = ("peft", "lycoris-lora", "loralib")
+
+
+def test_every_library_that_tests_install_is_compared_with_every_method_it_ships(methods: dict[str, Entry]) -> None:
+    ships = {(slug, library) for slug, entry in methods.items() for library in entry.libraries if library in COMPARED}
+    rows = {(row["slug"], row["library"]) for row in shipped("parity")}
+    assert ships <= rows, "record with: pytest tests/methods -k 'peft or lycoris or loralib' --record-parity"
+
+
+def test_libraries_are_compared_in_the_version_that_is_installed() -> None:
+    for row in shipped("parity"):
+        pytest.importorskip(row["library"].partition("-")[0])
+        assert row["version"] == version(row["library"]), row["slug"]
 
 
 def test_measurements_say_with_what_and_when() -> None:

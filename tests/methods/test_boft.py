@@ -25,6 +25,7 @@ from .parity import (
     in_peft,
     linear,
     matrices_computed,
+    note,
     randomize,
     twin,
 )
@@ -455,6 +456,7 @@ def test_lycoris_turns_outputs_with_all_stages(outputs: int, most: int, factors:
     back[shuffle] = torch.arange(size)
     gradient = b[..., back, :][..., back]
     rows, columns = torch.triu_indices(size, size, 1)
+    note(mine.float(), theirs(x), [a.float()], [gradient[..., rows, columns]])
     assert torch.allclose(a.float(), gradient[..., rows, columns], rtol=0, atol=1e-3)
 
 

@@ -13,7 +13,7 @@ from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
 from reference_impls.reparameterized.delora import DeLoRALinear, Norm, attach
 
-from .parity import LLAMA_7B, ROBERTA_BASE, SHAPES, copy_to, in_peft, linear, matrices_computed, randomize, twin
+from .parity import LLAMA_7B, ROBERTA_BASE, SHAPES, copy_to, in_peft, linear, matrices_computed, note, randomize, twin
 from .refused import assert_refused
 
 
@@ -218,6 +218,7 @@ def test_equals_peft_without_the_copy(shape: tuple[int, int]) -> None:
     a = torch.autograd.grad(mine.square().sum(), [x, ours.A, ours.B, ours.lambda_])
     theirs = [now.delora_A["default"], now.delora_B["default"], now.delora_lambda["default"]]
     b = torch.autograd.grad(other.square().sum(), [x, *theirs])
+    note(mine, other, a, b)
     assert all(g.abs().max() > 1e-3 and torch.allclose(g, h, rtol=0, atol=1e-9) for g, h in zip(a, b, strict=True))
 
 

@@ -24,6 +24,8 @@ from reference_impls.additive.ia3 import (
 )
 from reference_impls.backbones import Size, build, pretrained
 
+from .parity import note
+
 T5 = {"V": 32128, "positions": 0, "gated": True, "norm": "rms", "bias": False, "head_dim": 64}
 T0_3B = Size(**T5, L=24, L_dec=24, d=2048, f=5120, heads=32)  # type: ignore[arg-type]
 T0_11B = Size(**T5, L=24, L_dec=24, d=4096, f=10240, heads=64)  # type: ignore[arg-type]
@@ -195,6 +197,7 @@ def test_equals_peft_in_outputs_and_gradients(d_in: int, d_out: int, feedforward
     assert torch.allclose(ours(mine), theirs(other), rtol=0, atol=1e-13)
     ((ours(mine) - target) ** 2).sum().backward()
     ((theirs(other) - target) ** 2).sum().backward()
+    note(ours(mine), theirs(other), [ours.l.grad, mine.grad], [vector.grad.flatten(), other.grad])
     assert torch.allclose(ours.l.grad, vector.grad.flatten(), rtol=1e-12)
     assert torch.allclose(mine.grad, other.grad, rtol=1e-12)
 
@@ -224,6 +227,7 @@ def test_equals_lycoris_but_for_the_bias_of_a_scaled_output(d_in: int, d_out: in
     assert torch.allclose(mine, other + scaled, rtol=0, atol=1e-12)
     (a,) = torch.autograd.grad(((mine - scaled) * weights).sum(), ours.l)
     (b,) = torch.autograd.grad((other * weights).sum(), theirs.weight)
+    note(mine, other + scaled, [a], [b])
     assert torch.allclose(a, b, rtol=0, atol=1e-12)
 
 

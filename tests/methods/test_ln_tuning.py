@@ -13,7 +13,7 @@ from reference_impls.backbones import Size, build, pretrained
 from reference_impls.reparameterized import lora
 from reference_impls.selective.ln_tuning import attach
 
-from .parity import LLAMA_7B, LLAMA_13B
+from .parity import LLAMA_7B, LLAMA_13B, note
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,7 @@ def test_equals_peft_in_outputs_and_gradients_and_peft_takes_the_final_norm() ->
     assert torch.allclose(ours(batch), wrapped(batch), rtol=0, atol=1e-12)
     ours.loss(batch).backward()
     theirs.loss(batch).backward()
+    note(ours(batch), wrapped(batch), [mine.grad for mine, _ in pairs], [other.grad for _, other in pairs])
     for mine, other in pairs:
         assert torch.allclose(mine.grad, other.grad, rtol=0, atol=1e-12)
 

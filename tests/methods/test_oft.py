@@ -23,6 +23,7 @@ from .parity import (
     in_peft,
     linear,
     matrices_computed,
+    note,
     randomize,
     twin,
 )
@@ -287,6 +288,7 @@ def test_diag_oft_of_lycoris_turns_outputs(shape: tuple[int, int], rescale: bool
     (a,) = torch.autograd.grad(mine.square()[0].sum(), ours.q)
     (b,) = torch.autograd.grad(theirs.square()[0].sum(), blocks)
     rows, columns = torch.triu_indices(d_out // 2, d_out // 2, 1)
+    note(mine, theirs.to(mine), [a], [-b[:, rows, columns].to(a)])
     assert torch.allclose(a, -b[:, rows, columns].to(a), rtol=0, atol=1e-4)
 
 

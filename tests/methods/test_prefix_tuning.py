@@ -26,7 +26,7 @@ from reference_impls.prompt.prefix_tuning import (
 )
 
 from .cases import trial
-from .parity import GPT2_MEDIUM, copy_to, randomize, twin
+from .parity import GPT2_MEDIUM, copy_to, note, randomize, twin
 
 BART_LARGE = Size(L=12, L_dec=12, d=1024, f=4096, heads=16, head_dim=64, V=50265, positions=1026)
 WORDS = [3, 17, 5]
@@ -419,6 +419,7 @@ def test_the_whole_model_equals_peft_on_gpt2(hidden: int) -> None:
     weights = torch.randn_like(ours)
     mine_grads = torch.autograd.grad((ours * weights).sum(), [mine for mine, _ in pairs])
     their_grads = torch.autograd.grad((logits * weights).sum(), [other for _, other in pairs])
+    note(ours, logits, mine_grads, their_grads)
     for a, b in zip(mine_grads, their_grads, strict=True):
         assert a.abs().max() > 1e-3
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)

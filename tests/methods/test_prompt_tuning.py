@@ -15,7 +15,7 @@ from reference_impls.claims.training import held_out_loss
 from reference_impls.claims.trial import distance, like
 from reference_impls.prompt.prompt_tuning import PromptTuning, attach
 
-from .parity import copy_to, randomize
+from .parity import copy_to, note, randomize
 
 KINDS = ["encoder-decoder", "decoder", "encoder"]
 STACK = {"encoder-decoder": "encoder", "decoder": "stack", "encoder": "stack"}
@@ -324,6 +324,7 @@ def test_the_whole_model_equals_peft(kind: str, task: str) -> None:
     torch.testing.assert_close(model(batch), logits[:, -batch.targets.shape[1] :], rtol=0, atol=1e-12)
     torch.testing.assert_close(mine, loss, rtol=0, atol=1e-12)
     (a,), (b,) = torch.autograd.grad(mine, [P]), torch.autograd.grad(loss, [rows])
+    note(mine, loss, [a], [b[:4]])
     assert a.abs().max() > 1e-3
     torch.testing.assert_close(a, b[:4], rtol=0, atol=1e-12)
 

@@ -16,7 +16,7 @@ from reference_impls.claims.removal import differences
 from reference_impls.registry import load
 from reference_impls.selective.trainable_tokens import TokenEmbedding, attach
 
-from .parity import copy_to, drift, in_peft, matrices_computed, randomize, twin
+from .parity import copy_to, drift, in_peft, matrices_computed, note, randomize, twin
 from .refused import assert_refused
 
 IDS = [7, 2, 4]
@@ -258,6 +258,7 @@ def test_equals_peft() -> None:
     assert torch.equal(mine, other)
     (a,) = torch.autograd.grad((mine * weights).sum(), ours.D)
     (b,) = torch.autograd.grad((other * weights).sum(), D)
+    note(mine, other, [a], [in_order(b)])
     assert torch.allclose(a, in_order(b), rtol=0, atol=1e-15)
     theirs.merge()
     assert torch.equal(theirs.base_layer.weight, ours.merged()["weight"])
@@ -285,6 +286,7 @@ def test_tied_head_equals_peft() -> None:
     assert torch.allclose(mine, other, rtol=0, atol=1e-14)
     (a,) = torch.autograd.grad((mine * weights).sum(), ours.D)
     (b,) = torch.autograd.grad((other * weights).sum(), D)
+    note(mine, other, [a], [in_order(b)])
     assert torch.allclose(a, in_order(b), rtol=0, atol=1e-13)
 
 
