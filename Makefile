@@ -45,9 +45,11 @@ lint: .venv/.tests
 
 verify: .venv/.installed
 	$(BIN)/peft-catalog verify --record
+	$(BIN)/peft-catalog strength --record
 
-bench: .venv/.installed
+bench: .venv/.tests
 	$(BIN)/peft-catalog bench --record
+	$(BIN)/python scripts/compare_with_peft.py --record
 
 serve: build/.site
 	$(BIN)/python -m http.server --directory build/site --bind 127.0.0.1 8000
