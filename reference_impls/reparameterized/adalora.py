@@ -79,8 +79,8 @@ class SVDLinear(DeltaLinear):
             entries.register_post_accumulate_grad_hook(lambda _, name=name: self.sense(name))
 
     def delta(self, x: Tensor) -> Tensor:
-        z = F.linear(self.dropout(x), self.Q) * self.lam  # (..., r0)
-        return F.linear(z, self.P) * self.scale  # (..., d_out)
+        z = F.linear(self.dropout(x), self.Q) * (self.lam * self.scale)  # (..., r0)
+        return F.linear(z, self.P)  # (..., d_out)
 
     def delta_weight(self) -> Tensor:
         return self.scale * (self.P * self.lam) @ self.Q

@@ -18,6 +18,7 @@ computes anew. Both forms are linear in D.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,9 @@ from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, find_lin
 
 def chunk_sum(x: Tensor, size: int) -> Tensor:
     """(..., d_in) -> (..., size): the sum of consecutive chunks, the last one padded with zeros."""
-    return F.pad(x, (0, -x.shape[-1] % size)).unflatten(-1, (-1, size)).sum(dim=-2)
+    missing = -x.shape[-1] % size
+    whole = F.pad(x, (0, missing)) if missing else x  # padding copies, even with nothing
+    return whole.unflatten(-1, (-1, size)).sum(dim=-2)
 
 
 class BoneLinear(DeltaLinear):
@@ -47,6 +50,32 @@ class BoneLinear(DeltaLinear):
         return self.D[columns].T
 
 
+class BatProduct(torch.autograd.Function):
+    """W' x, with W' computed again in the backward pass instead of being kept; W0 gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W0: Tensor, D: Tensor) -> Tensor:
+        ctx.save_for_backward(x, W0, D)
+        return F.linear(x, bat_weight(W0, D))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, W0, D = ctx.saved_tensors
+        (g,) = gradients
+        G = g.flatten(0, -2).T @ x.flatten(0, -2)  # dL/dW', (d_out, d_in)
+        blocks, r = G.view(len(D), -1, D.shape[-1]), D.shape[-1]
+        change = W0.view_as(blocks).mT @ blocks + G.view(len(D), r, -1, r).sum(2)
+        return g @ bat_weight(W0, D), None, change
+
+
+def bat_weight(W0: Tensor, D: Tensor) -> Tensor:
+    """W0 with every block times that of its outputs, and that block, added to it, (d_out, d_in)."""
+    r = D.shape[-1]
+    rows = W0.view(len(D), -1, r)  # a row here is a row of one block
+    new = torch.baddbmm(rows, rows, D).view(len(D), r, -1, r)
+    return (new + D[:, :, None]).view_as(W0)
+
+
 class BatLinear(DeltaLinear):
     """Every r x r block of W0 times the block its outputs share, plus that block."""
 
@@ -56,7 +85,8 @@ class BatLinear(DeltaLinear):
         self.D = nn.Parameter(base.weight.new_zeros(base.out_features // rank, rank, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.merged()["weight"], self.base.bias)
+        y: Tensor = BatProduct.apply(x, self.base.weight, self.strength * self.D)
+        return y if self.base.bias is None else y + self.base.bias
 
     def delta_weight(self) -> Tensor:
         blocks = self.base.weight.unflatten(1, (-1, self.size)).unflatten(0, (-1, self.size))  # (d_out/r, r, d_in/r, r)

@@ -86,7 +86,8 @@ class DoRALinear(LoRALinear):
     def forward(self, x: Tensor) -> Tensor:
         g = self.gain()  # (d_out,)
         inner = self.dropout(x)
-        thin = F.linear(F.linear(inner, self.A), self.B) * (self.strength * self.scale)  # (..., d_out)
+        z = F.linear(inner, self.A) * (self.strength * self.scale)  # (..., r)
+        thin = F.linear(z, self.B)  # (..., d_out)
         y = F.linear(x, self.base.weight)
         if self.training and self.dropout.p > 0.0:
             y = y + (g - 1.0) * F.linear(inner, self.base.weight) + g * thin

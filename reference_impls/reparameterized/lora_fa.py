@@ -45,8 +45,8 @@ class LoRAFALinear(DeltaLinear):
         self.B = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
 
     def delta(self, x: Tensor) -> Tensor:
-        z = F.linear(self.dropout(x), self.A)  # (..., r), all that is kept for the backward pass
-        return F.linear(z, self.B) * self.scale  # (..., d_out)
+        z = F.linear(self.dropout(x), self.A) * self.scale  # (..., r), all that is kept for the backward pass
+        return F.linear(z, self.B)  # (..., d_out)
 
     def delta_weight(self) -> Tensor:
         return self.scale * self.B @ self.A

@@ -42,7 +42,7 @@ class MiSSLinear(BoneLinear):
 
     def delta(self, x: Tensor) -> Tensor:
         thin = super().delta(self.dropout(x))  # (..., m)
-        return thin.repeat(*[1] * (x.ndim - 1), self.repeats)
+        return thin if self.repeats == 1 else thin.repeat(*[1] * (x.ndim - 1), self.repeats)
 
     def delta_weight(self) -> Tensor:
         return super().delta_weight().repeat(self.repeats, 1)

@@ -69,9 +69,9 @@ class PiSSALinear(DeltaLinear):
             self.register_buffer(f"{name}0", start.clone())
 
     def delta(self, x: Tensor) -> Tensor:
-        now = F.linear(F.linear(x, self.A), self.B)
-        # Computed alike, so that the difference is exactly zero at the start.
-        return self.scale * (now - F.linear(F.linear(x, self.A0), self.B0))
+        # B A - B0 A0 = B (A - A0) + (B - B0) A0: one product of width 2 r, and exactly zero at the start.
+        z = F.linear(x, torch.cat([self.A - self.A0, self.A0])) * self.scale  # (..., 2 r)
+        return F.linear(z, torch.cat([self.B, self.B - self.B0], dim=1))
 
     def delta_weight(self) -> Tensor:
         return self.scale * (self.B @ self.A - self.B0 @ self.A0)

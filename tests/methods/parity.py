@@ -100,7 +100,7 @@ def note(mine: Tensor, other: Tensor, gradients: Sequence[Tensor], theirs: Seque
     """Keep how far outputs and gradients are apart, for the table of the documentation."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
     apart = [float((a - b).abs().max() / a.abs().max()) for a, b in zip(gradients, theirs, strict=True)]
-    NOTED.append((test, float((mine - other).abs().max()), max(apart)))
+    NOTED.append((test, float((mine - other).detach().abs().max()), max(apart)))
 
 
 def same(gradient: Tensor) -> Tensor:
