@@ -18,13 +18,16 @@ CATEGORIES = ("selective", "additive", "prompt", "reparameterized", "hybrid")
 
 
 def methods() -> dict[str, str]:
-    """Slug of every implemented method -> its module's name, in the order of the folders."""
+    """Slug of every implemented method -> its module's name, in the order of the folders.
+
+    A file whose name begins with an underscore is a second part of the method it is named after.
+    """
     root = Path(__file__).parent
     return {
         path.stem.replace("_", "-"): f"reference_impls.{category}.{path.stem}"
         for category in CATEGORIES
         for path in sorted((root / category).glob("*.py"))
-        if path.stem != "__init__"
+        if not path.stem.startswith("_")
     }
 
 

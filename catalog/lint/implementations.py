@@ -41,13 +41,16 @@ def implemented_is_described(collection: Collection) -> Iterator[Finding]:
 
 
 def implementation_has_entry(collection: Collection) -> Iterator[Finding]:
-    """Every implementation belongs to an entry, or the draft of one, of the same name and category."""
+    """Every implementation belongs to an entry, or the draft of one, of the same name and category.
+
+    Files with a leading underscore are parts of others.
+    """
     bound = {collection.implementation(file.entry) for file in collection.files}
     bound |= {collection.implementation_of(path.parent.name, path.stem) for path in collection.drafts}
     for folder in collection.implementations:
         for category in Category:
             for path in sorted((folder / category).glob("*.py")):
-                if path.name != "__init__.py" and path not in bound:
+                if not path.name.startswith("_") and path not in bound:
                     yield Finding(
                         f"{folder.name}/{category}/{path.name}",
                         "file",

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from catalog import taxonomy
 from catalog.errors import CatalogError
 from catalog.locations import MEASURED, implementation_folders
-from catalog.pages import chart, claims, data, finder, strength, table, text, timeline
+from catalog.pages import chart, claims, comparison, data, finder, strength, table, text, timeline
 from catalog.pages.data import SiteData
 from catalog.pages.downloads import write_downloads
 from catalog.pages.equations import mathml
@@ -297,6 +297,15 @@ def _comparison_pages(site: SiteData) -> Iterator[Page]:
         "Cost",
         "Trained parameters against step time, memory and what is gained.",
         {"panels": chart.panels(site), "points": chart.points(site), "marks": chart.legend()},
+        hide=("toc",),
+        searched=False,
+    )
+    yield Page(
+        "compare/peft.md",
+        "compare_peft.md.jinja",
+        "Beside peft",
+        "The same methods here and in Hugging Face's peft, in time and memory.",
+        comparison.values(site, site.comparisons),
         hide=("toc",),
         searched=False,
     )

@@ -51,7 +51,7 @@ def low_rank(model: Backbone, adapter: Adapter) -> tuple[str, float, float]:
     """The change has the rank it says: singular values beyond it vanish, the first does not."""
     worst = 0.0
     for path, base, now, site in weights(model, adapter):
-        values = torch.linalg.svdvals(now - base)
+        values = torch.linalg.svdvals((now - base).flatten(1))
         rank: int = site.rank  # type: ignore[attr-defined]
         if float(values[0]) == 0.0:
             raise ValueError(f"{path} has not changed, so its rank says nothing")

@@ -30,6 +30,7 @@ from .parity import (
     twin,
 )
 from .refused import assert_refused
+from .unet_convolutions import CONVOLUTIONS_OF_THE_UNET, assert_trained_merged_and_detached
 
 CONVOLUTIONS: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 1},
@@ -379,6 +380,11 @@ def test_peft_takes_a_merge_out_up_to_rounding_and_this_bit_for_bit() -> None:
     errors = drift(theirs)
     assert 0 < max(errors) < 1e-6
     assert_no_drift(attach)
+
+
+@pytest.mark.parametrize("extra", [{"rank": 2}, {"tucker": True}], ids=["thin", "tucker"])
+def test_convolutions_of_the_unet_are_trained_merged_and_detached(extra: dict[str, Any]) -> None:
+    assert_trained_merged_and_detached(lambda model: attach(model, targets=CONVOLUTIONS_OF_THE_UNET, **extra))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from .parity import (
     twin,
 )
 from .refused import assert_refused
+from .unet_convolutions import CONVOLUTIONS_OF_THE_UNET, assert_trained_merged_and_detached
 
 MORE_SHAPES = [*SHAPES, (24, 40), (13, 7)]
 IMAGE = (12, 5, 4)
@@ -421,6 +422,11 @@ def test_peft_takes_a_merge_out_up_to_rounding_and_this_bit_for_bit() -> None:
     randomize([p for p in theirs.parameters() if p.requires_grad])
     assert 0 < max(drift(theirs)) < 1e-6
     assert_no_drift(attach)
+
+
+@pytest.mark.parametrize("ways", [{}, {"rank": 2, "tucker": True}], ids=["whole", "tucker"])
+def test_convolutions_of_the_unet_are_trained_merged_and_detached(ways: dict[str, Any]) -> None:
+    assert_trained_merged_and_detached(lambda model: attach(model, factor=4, targets=CONVOLUTIONS_OF_THE_UNET, **ways))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from reference_impls.adapter import AdapterError
 from reference_impls.backbones import Size, build, pretrained
 from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
-from reference_impls.reparameterized.lora import LoRAEmbedding, LoRALinear, attach
+from reference_impls.reparameterized.lora import LoRAConv2d, LoRAEmbedding, LoRALinear, attach
 
 from .parity import (
     GPT2_MEDIUM,
@@ -25,11 +26,13 @@ from .parity import (
     copy_to,
     in_peft,
     linear,
+    matrices_computed,
     randomize,
     same,
     twin,
 )
 from .refused import assert_refused
+from .unet_convolutions import CONVOLUTIONS_OF_THE_UNET, assert_trained_merged_and_detached
 
 
 def site(d_in: int = 12, d_out: int = 8, rank: int = 4, alpha: float = 6, dropout: float = 0.0) -> LoRALinear:
@@ -323,6 +326,156 @@ def test_change_equals_lycoris(shape: tuple[int, int]) -> None:
     assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(mine, other, strict=True))
 
 
+KERNELS: list[dict[str, Any]] = [
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "padding_mode": "circular"},
+    {"kernel_size": 1},
+    {"kernel_size": 2, "dilation": 2, "bias": False},
+    {"kernel_size": 3, "groups": 2},
+    {"kernel_size": 3, "groups": 3, "padding": 1},
+]
+
+
+def convolution(keywords: dict[str, Any], c_out: int = 12, rank: int = 2, dropout: float = 0.0) -> LoRAConv2d:
+    layer = LoRAConv2d(nn.Conv2d(6, c_out, **keywords).double().requires_grad_(False), rank, 3, dropout)
+    randomize([layer.A, layer.B])
+    return layer
+
+
+def pictures() -> torch.Tensor:
+    return torch.randn(2, 6, 7, 5, dtype=torch.float64, requires_grad=True)
+
+
+def in_loralib(layer: LoRAConv2d, rank: int = 2, **keywords: Any) -> Any:
+    """The official code's convolution with copies of a site's tensors."""
+    loralib, base = pytest.importorskip("loralib"), layer.base
+    names = ("stride", "padding", "dilation", "groups", "padding_mode")
+    settings = {name: getattr(base, name) for name in names} | {"bias": base.bias is not None} | keywords
+    theirs = loralib.Conv2d(6, base.out_channels, base.kernel_size[0], r=rank, lora_alpha=3, **settings).double()
+    for other, mine in ((theirs.lora_A, layer.A), (theirs.lora_B, layer.B), (theirs.conv.weight, base.weight)):
+        copy_to(other, mine)
+    if base.bias is not None:
+        copy_to(theirs.conv.bias, base.bias)
+    return theirs
+
+
+@pytest.mark.parametrize("c_out", [12, 24])
+@pytest.mark.parametrize("keywords", KERNELS)
+def test_convolution_equals_loralib(keywords: dict[str, Any], c_out: int) -> None:
+    ours = convolution(keywords, c_out)
+    theirs, x = in_loralib(ours), pictures()
+    assert ours.thin == (c_out > 2 * ours.kernel**2 and "groups" not in keywords)
+    mine, other = ours(x), theirs(x)
+    torch.testing.assert_close(mine, other, rtol=0, atol=1e-11)
+    weights = torch.randn_like(mine)
+    a = torch.autograd.grad((mine * weights).sum(), [x, ours.A, ours.B])
+    b = torch.autograd.grad((other * weights).sum(), [x, theirs.lora_A, theirs.lora_B])
+    assert all(torch.allclose(p, q, rtol=0, atol=1e-10) and p.abs().max() > 0.01 for p, q in zip(a, b, strict=True))
+    theirs.eval()
+    assert torch.allclose(ours.merged()["weight"], theirs.conv.weight, rtol=0, atol=1e-13)
+    ours.strength = -0.5
+    changed = twin(ours.base)
+    copy_to(changed.weight, ours.merged()["weight"])
+    assert torch.allclose(ours(x), changed(x), rtol=0, atol=1e-11)
+
+
+def test_convolution_changes_its_kernel_in_rank_r_k_squared() -> None:
+    layer = convolution({"kernel_size": 3}, 24)
+    values = torch.linalg.svdvals(layer.delta_weight().flatten(1))
+    assert layer.rank == 18
+    assert values[17] > 1e-3
+    assert values[18] < 1e-12
+
+
+def test_kernel_s_change_is_formed_only_where_the_thin_convolutions_are_larger() -> None:
+    for c_out, formed in ((24, False), (12, True)):
+        layer, x = convolution({"kernel_size": 3}, c_out), pictures()
+        assert ((c_out, 6, 3, 3) in matrices_computed(lambda: layer(x))) == formed  # noqa: B023
+
+
+def test_a_of_a_convolution_starts_within_the_inverse_root_of_its_columns_and_b_at_zero() -> None:
+    layer = LoRAConv2d(nn.Conv2d(100, 50, 4), 8, 16, 0.0)
+    assert not layer.B.any()
+    assert 0.99 / 20 < layer.A.abs().max() <= 1 / 20
+
+
+def test_counts_of_a_convolution_of_stable_diffusion_here_and_in_peft() -> None:
+    """r k^2 (c_in + c_out / g) values, where r (c_in k^2 + c_out) is what a convolution to r channels takes."""
+    base = nn.Conv2d(320, 320, 3)
+    adapter = attach(nn.ModuleDict({"conv1": twin(base).to("meta")}), rank=4, targets=["conv1"])
+    assert adapter.count() == 4 * 9 * (320 + 320)
+    theirs = in_peft("LoraConfig", base, r=4)
+    assert sum(p.numel() for n, p in theirs.named_parameters() if "lora_" in n) == 4 * (320 * 9 + 320)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_peft_and_lycoris_change_a_kernel_by_other_factors_equal_for_a_single_pixel(k: int) -> None:
+    ours = convolution({"kernel_size": k}, 24)
+    theirs = in_peft("LoraConfig", ours.base, r=2, lora_alpha=3)
+    A, B = theirs.lora_A["default"].weight, theirs.lora_B["default"].weight
+    assert (A.shape, B.shape) == ((2, 6, k, k), (24, 2, 1, 1))
+    randomize([A, B])
+    change, x = theirs.get_delta_weight("default"), pictures()
+    assert torch.linalg.matrix_rank(change.flatten(1)) == 2  # at k = 3 ours has 18
+    functional = pytest.importorskip("lycoris.functional.locon")
+    lycoris = functional.diff_weight(A, B, None, gamma=1.5, backend="torch")
+    assert torch.allclose(lycoris.view_as(change), change, rtol=0, atol=1e-13)
+    assert A.numel() == ours.A.numel()
+    assert B.numel() * k * k == ours.B.numel()
+    if k == 1:
+        copy_to(ours.A, A)
+        copy_to(ours.B, B)
+        assert torch.allclose(ours(x), theirs(x), rtol=0, atol=1e-11)
+
+
+def test_peft_ignores_dilation_and_padding_mode_of_a_convolution() -> None:
+    dilated = in_peft("LoraConfig", nn.Conv2d(6, 8, 3, dilation=2).double(), r=2)
+    with pytest.raises(RuntimeError, match="must match the size"):
+        dilated(pictures())
+    theirs = in_peft("LoraConfig", nn.Conv2d(6, 8, 3, padding=1, padding_mode="circular").double(), r=2)
+    randomize([theirs.lora_B["default"].weight])
+    merged, x = twin(theirs.base_layer), pictures()
+    copy_to(merged.weight, merged.weight + theirs.get_delta_weight("default"))
+    assert torch.allclose(theirs(x)[..., 1:-1, 1:-1], merged(x)[..., 1:-1, 1:-1], rtol=0, atol=1e-11)
+    assert not torch.allclose(theirs(x), merged(x), atol=1e-2)
+
+
+def test_loralib_has_no_dropout_in_convolutions_and_this_has_it_on_the_branch_s_input() -> None:
+    ours = convolution({"kernel_size": 3}, 24, dropout=0.5)
+    theirs, x = in_loralib(ours, lora_dropout=0.5), pictures()
+    assert torch.equal(theirs(x), theirs(x))
+    torch.manual_seed(5)
+    dropped = ours(x)
+    torch.manual_seed(5)
+    assert torch.allclose(dropped, ours.base(x) + ours.delta(F.dropout(x, 0.5)), rtol=0, atol=1e-12)
+    assert not torch.allclose(dropped, theirs(x), atol=1e-2)
+    assert torch.allclose(ours.eval()(x), theirs(x), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+def test_convolutions_of_the_unet_are_trained_merged_and_detached(rank: int) -> None:
+    assert_trained_merged_and_detached(lambda model: attach(model, rank=rank, targets=CONVOLUTIONS_OF_THE_UNET))
+
+
+@pytest.mark.parametrize("claim", ["identity-at-init", "saves", "strength", "device-dtype", "trained-tensors-learn"])
+def test_claims_hold_for_convolutions_too(claim: str) -> None:
+    """Rank 2 takes thin convolutions at the small U-Net's width of 32, and forms the change of the first one."""
+    expected = Expected(
+        True, True, True, "linear", {"targets": [*CONVOLUTIONS_OF_THE_UNET, "embed", "head"], "rank": 2}
+    )
+    result = measure(claim, Trial(load("lora"), "unet", expected))
+    assert result.status == "verified", result
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [(nn.Conv2d(4, 4, (3, 2)), r"kernel of \(3, 2\); .* square kernels"), (nn.Conv1d(4, 4, 3), "is a Conv1d")],
+)
+def test_other_kernels_and_convolutions_are_refused(layer: nn.Module, message: str) -> None:
+    with pytest.raises(AdapterError, match=message):
+        attach(nn.ModuleDict({"q": layer}), targets=["q"])
+
+
 def test_loralib_takes_a_merge_out_up_to_rounding_and_this_bit_for_bit() -> None:
     loralib = pytest.importorskip("loralib")
     theirs = loralib.Linear(64, 64, r=4)
@@ -359,7 +512,7 @@ def test_a_copied_model_keeps_its_own_factors() -> None:
         ({"alpha": 0}, "alpha is 0; it must be positive"),
         ({"dropout": 1.0}, "below 1"),
         ({"bias": "some"}, "allowed: none, lora_only, all"),
-        ({"targets": ["norm1"]}, "is a LayerNorm; LoRA adapts linear layers and embeddings"),
+        ({"targets": ["norm1"]}, "is a LayerNorm; LoRA adapts linear layers, embeddings and Conv2d"),
         ({"targets": ["query"]}, "no module named query"),
     ],
 )

@@ -70,6 +70,8 @@ PAGES = [
     "methods/clip/",
     "categories/prompt/",
     "compare/reversibility/",
+    "compare/strength/",
+    "compare/peft/",
     "compare/cost/",
     "compare/timeline/",
     "compare/deviations/",
