@@ -16,20 +16,23 @@ The factor 1 / (d_out d_in) is missing from equation 3 and present in the algori
 Positions are uniform, or biased to a favored frequency f: probabilities in proportion to
 exp(-((D^2 - f^2) / (D w))^2), equation 5, D the distance of (j, k) from frequency zero and w the bandwidth.
 
-Neither the complex d_out x d_in spectrum nor the change itself is formed in the forward pass: the transform over q acts
-on the activation, n of its entries are scaled by c and moved from k_l to j_l, and the transform over p brings them back
-(n complex numbers a token). Transforms run in float32 at least, as half precision has none. A merge has to form the
-change, and sums the cosines as two real products.
+Neither the complex d_out x d_in spectrum nor the change itself is formed in the forward pass: tokens are transformed
+there and back instead, which is cheaper than a product with the change. They are real, so half of a spectrum will do:
+Re(S) = F^T M F, F x the real and imaginary parts of rfft(x), M sparse with c_l and +-c_l at the positions of l, folded
+into the half. Its transpose is the same with rows and columns exchanged, and gives the gradient of x. Transforms run in
+float32 at least, as half precision has none. A merge has to form the change, and sums the cosines as two real products.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, find_linear
 
@@ -66,6 +69,59 @@ def log_probabilities(d_out: int, d_in: int, favored: float, bandwidth: float) -
     return -(((distance.square() - favored**2) / (distance.clamp(min=1e-9) * bandwidth)) ** 2)
 
 
+class SparseSpectrum(torch.autograd.Function):
+    """F^T M F x, (..., d_in) -> (..., d_out), that keeps F x alone of all activations; it is as large as x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, c: Tensor, rows: Tensor, columns: Tensor, d_out: int) -> Tensor:
+        j, k = folded(rows, d_out), folded(columns, x.shape[-1])
+        # Imaginary parts multiply as i^2 does, and the half that is folded away is conjugate to the one that is kept.
+        sign = torch.cat(
+            [torch.ones_like(c), torch.where((2 * rows > d_out) == (2 * columns > x.shape[-1]), -1.0, 1.0)]
+        )
+        spectrum, values = transformed(x), sign * c.repeat(2)
+        ctx.save_for_backward(spectrum, values, j, k, sign)
+        ctx.shape = x.shape
+        return back(multiplied(values, j, k, spectrum, d_out), d_out).view(*x.shape[:-1], d_out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        spectrum, values, j, k, sign = ctx.saved_tensors
+        gradient = transformed(gradients[0])
+        to_c = sign * torch.linalg.vecdot(gradient.index_select(0, j), spectrum.index_select(0, k))
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            d_in = ctx.shape[-1]
+            to_x = back(multiplied(values, k, j, gradient, d_in), d_in).view(ctx.shape)
+        return to_x, to_c.view(2, -1).sum(0), None, None, None
+
+
+def folded(index: Tensor, d: int) -> Tensor:
+    """Rows of F, of size d, with real and then imaginary parts of the frequencies ``index``, (2 n,)."""
+    half = torch.minimum(index, d - index)
+    return torch.cat([2 * half, 2 * half + 1])
+
+
+def transformed(x: Tensor) -> Tensor:
+    """F x of every token, (2 (d // 2 + 1), tokens): rows of real and imaginary parts in turn."""
+    # Features first, so that M adds up rows instead of picking single numbers.
+    return torch.view_as_real(torch.fft.rfft(x.reshape(-1, x.shape[-1]))).flatten(1).T.contiguous()
+
+
+def multiplied(values: Tensor, rows: Tensor, columns: Tensor, x: Tensor, d: int) -> Tensor:
+    """M x for the entries of a sparse M, those at one place summed; what irfft of size d counts twice is halved."""
+    rows, order = rows.sort()
+    values = values[order] * torch.where(rows // 2 * 2 % d == 0, 1.0, 0.5)
+    starts = torch.searchsorted(rows, torch.arange(2 * (d // 2 + 1), device=rows.device))
+    return F.embedding_bag(columns[order], x, starts, mode="sum", per_sample_weights=values)
+
+
+def back(parts: Tensor, d: int) -> Tensor:
+    """From rows of real and imaginary parts to tokens, (tokens, d)."""
+    return torch.fft.irfft(torch.view_as_complex(parts.T.contiguous().unflatten(1, (-1, 2))), n=d, norm="forward")
+
+
 class FourierLinear(DeltaLinear):
     """A linear layer plus a change that is sparse in the frequency domain."""
 
@@ -85,11 +141,10 @@ class FourierLinear(DeltaLinear):
 
     def delta(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
-        rows, columns = self.positions()
-        signal = torch.fft.ifft(x.to(wide))  # (..., d_in), over q
-        chosen = signal[..., columns] * self.c.to(wide)  # (..., n)
-        spectrum = signal.new_zeros(*x.shape[:-1], self.base.out_features).index_add(-1, rows, chosen)
-        return (self.alpha * torch.fft.ifft(spectrum).real).to(x.dtype)  # (..., d_out)
+        d_out, d_in = self.base.weight.shape
+        c = self.c.to(wide) * (self.alpha / (d_out * d_in))
+        change: Tensor = SparseSpectrum.apply(x.to(wide), c, *self.positions(), d_out)
+        return change.to(x.dtype)
 
     def delta_weight(self) -> Tensor:
         d_out, d_in = self.base.weight.shape

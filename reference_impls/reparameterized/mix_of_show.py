@@ -16,14 +16,14 @@ ones would be unlike every word that the text encoder knows, and the identity is
 Start: the same vector for all layers, V_rand ~ N(0, 0.013^2), about CLIP's own spread, and V_class the embedding of a
 word for the class; D from Kaiming's uniform distribution, U = 0. Prompts without the new words are the base model's.
 
-Several concepts are joined by someone without any pictures (``fuse``, in a file of its own). The third part of the
-paper, a sampling that gives every concept a region of the picture, trains nothing and is not here.
+Several concepts are joined by someone without any pictures: ``fuse`` in ``_mix_of_show_fusion.py``. The third part of
+the paper, a sampling that gives every concept a region of the picture, trains nothing and is not here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,7 +34,6 @@ from torch.nn import functional as F
 
 from reference_impls.adapter import Adapter, AdapterError, Wrapper, check_rank, find, find_linear
 from reference_impls.backbones.base import Batch
-from reference_impls.backbones.unet import UNet
 from reference_impls.reparameterized.lora import LoRALinear
 
 
@@ -147,15 +146,6 @@ class EDLoRA(Concepts):
             rates[10.0 if name.endswith(".new") else 0.1 if name.startswith("text.") else 1.0].append(parameter)
         groups = [{"params": p, "lr": rate * learning_rate} for rate, p in rates.items()]
         return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.01)
-
-
-def fuse(model: nn.Module, concepts: Sequence[Mapping[str, Tensor]], **options: Any) -> Concepts:
-    """Join the state dicts of several concepts in one model; options are those of the part on fusion."""
-    from reference_impls.reparameterized import _mix_of_show_fusion as fusion
-
-    if not isinstance(model, UNet):
-        raise AdapterError(f"{type(model).__name__} is no U-Net; concepts are joined layer by layer there")
-    return fusion.fuse(model, concepts, **options)
 
 
 def attach(

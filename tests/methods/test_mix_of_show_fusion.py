@@ -11,8 +11,13 @@ from torch import Tensor
 from reference_impls.adapter import AdapterError
 from reference_impls.backbones import Batch
 from reference_impls.claims.removal import differences
-from reference_impls.reparameterized._mix_of_show_fusion import FusedConcepts, closed_form, prompts_of, quasi_newton
-from reference_impls.reparameterized.mix_of_show import fuse
+from reference_impls.reparameterized._mix_of_show_fusion import (
+    FusedConcepts,
+    closed_form,
+    fuse,
+    prompts_of,
+    quasi_newton,
+)
 
 from .test_mix_of_show import CROSS, batch_of, concept, heard, unet
 
