@@ -43,9 +43,10 @@ WHY: Mapping[tuple[str, str], str] = {
     ("nearer", "randlora"): "Its bases add up to full rank: their two products are as large as the layer, and forming "
     "the change instead costs no less.",
     ("nearer", "fourierft"): "Every token is transformed there and back; LoRA's products are thin.",
-    ("saved", "fourierft"): "Spectra of the input and the chosen frequencies of every token are kept.",
     ("saved", "dora"): "The magnitude's gradient needs the output that it scales, beside the input that A's needs.",
     ("saved", "boft"): "The gain's gradient needs the output that it scales, which OFT without a gain does not keep.",
+    ("saved", "shira"): "The changed weight is kept for the input's gradient: as large as the layer, however few tokens.",
+    ("orthogonal", "boft"): "The gain is one more pass over the output, which OFT without a gain does not make.",
 }
 """(goal, slug) -> why a method misses the goal where it does; the slug "" is all methods together."""
 

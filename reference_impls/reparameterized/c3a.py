@@ -13,9 +13,10 @@ the base model. The paper's ablation finds zero (the base model), Gaussian and K
 
 The product is a correlation, so no circulant is formed: FFT(FFT(w) * iFFT(x)) in the paper (equation 1, algorithm A1).
 Everything is real, hence half of the spectrum will do: dz_i = irfft(sum_j conj(rfft(w_ij)) * rfft(x_j)), in float32 at
-least, as half precision has no transform. Autograd takes the gradients: the paper treats the product as commutative,
-which a correlation is not, so that the gradient it prints for x, and its code, read the kernel in the wrong direction
-(C(w)^T g is a convolution); its gradient for w is right.
+least, as half precision has no transform. Frequency by frequency this is a linear layer X W^H with a matrix W (m, n),
+and its gradients are those of one, G W and G^H X. The paper treats the product as commutative, which a correlation is
+not, so that the gradient it prints for x, and its code, read the kernel in the wrong direction (C(w)^T g is a
+convolution); its gradient for w is right.
 
 The scale s: equation 3 and the printed algorithms have none (s = 1); the authors' code, in PEFT, divides by d_in. The
 paper's large learning rates (0.05 to 7) and its indifference to the start suggest that its runs did so too: undivided,
@@ -26,14 +27,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from reference_impls.adapter import Adapter, AdapterError, DeltaLinear, check_dropout, find_linear
 
 Start = Literal["xavier", "zero", "gaussian", "kaiming"]
+
+
+class Correlation(torch.autograd.Function):
+    """sum_j C(w_ij) x_j of blocks (tokens, n, b) by kernels (m, n, b): (tokens, m, b).
+
+    Only spectra are kept for the backward pass. That of x is hardly larger than x, and saves transforming it again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        X, W = spectra(x), spectra(w)
+        ctx.save_for_backward(X, W)
+        ctx.b = x.shape[-1]
+        return blocks(X @ W.mH, ctx.b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+        X, W = ctx.saved_tensors
+        G = spectra(gradients[0])
+        return blocks(G @ W, ctx.b) if ctx.needs_input_grad[0] else None, blocks(G.mH @ X, ctx.b)
+
+
+def spectra(x: Tensor) -> Tensor:
+    """(t, n, b) -> (b // 2 + 1, t, n): frequencies first, as each has a product of matrices of its own."""
+    return torch.fft.rfft(x).permute(2, 0, 1).contiguous()
+
+
+def blocks(X: Tensor, b: int) -> Tensor:
+    """The inverse of ``spectra``."""
+    return torch.fft.irfft(X.permute(1, 2, 0).contiguous(), n=b)
 
 
 class CirculantLinear(DeltaLinear):
@@ -55,15 +88,14 @@ class CirculantLinear(DeltaLinear):
 
     def delta(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
-        parts = self.dropout(x).to(wide).unflatten(-1, (-1, self.block_size))  # (..., n, b)
-        kernels, signal = torch.fft.rfft(self.w.to(wide)), torch.fft.rfft(parts)  # last axis: b // 2 + 1
-        product = torch.einsum("mnk,...nk->...mk", kernels.conj(), signal)
-        return (self.scale * torch.fft.irfft(product, n=self.block_size)).flatten(-2).to(x.dtype)
+        parts = self.dropout(x).to(wide).reshape(-1, self.w.shape[1], self.block_size)  # (tokens, n, b)
+        change: Tensor = Correlation.apply(parts, self.scale * self.w.to(wide))
+        return change.view(*x.shape[:-1], -1).to(x.dtype)
 
     def delta_weight(self) -> Tensor:
         index = torch.arange(self.block_size, device=self.w.device)
-        blocks = self.w[..., (index[None, :] - index[:, None]) % self.block_size]  # (m, n, b, b)
-        return self.scale * blocks.transpose(1, 2).reshape(self.base.weight.shape)
+        circulants = self.w[..., (index[None, :] - index[:, None]) % self.block_size]  # (m, n, b, b)
+        return self.scale * circulants.transpose(1, 2).reshape(self.base.weight.shape)
 
 
 class C3A(Adapter):

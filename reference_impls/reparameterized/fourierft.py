@@ -69,16 +69,20 @@ def log_probabilities(d_out: int, d_in: int, favored: float, bandwidth: float) -
     return -(((distance.square() - favored**2) / (distance.clamp(min=1e-9) * bandwidth)) ** 2)
 
 
+TOKENS = 256
+"""Tokens transformed at a time: few enough for their spectra to be turned over within a processor's cache."""
+
+
 class SparseSpectrum(torch.autograd.Function):
     """F^T M F x, (..., d_in) -> (..., d_out), that keeps F x alone of all activations; it is as large as x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, c: Tensor, rows: Tensor, columns: Tensor, d_out: int) -> Tensor:
-        j, k = folded(rows, d_out), folded(columns, x.shape[-1])
-        # Imaginary parts multiply as i^2 does, and the half that is folded away is conjugate to the one that is kept.
-        sign = torch.cat(
-            [torch.ones_like(c), torch.where((2 * rows > d_out) == (2 * columns > x.shape[-1]), -1.0, 1.0)]
-        )
+        d_in = x.shape[-1]
+        j, k = folded(rows, d_out), folded(columns, d_in)
+        # i^2 = -1 for two imaginary parts; the half that is folded away is the conjugate of the one that is kept.
+        mirrored = torch.where((2 * rows > d_out) == (2 * columns > d_in), -1.0, 1.0).to(c)
+        sign = torch.cat([torch.ones_like(c), mirrored])
         spectrum, values = transformed(x), sign * c.repeat(2)
         ctx.save_for_backward(spectrum, values, j, k, sign)
         ctx.shape = x.shape
@@ -88,38 +92,45 @@ class SparseSpectrum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         spectrum, values, j, k, sign = ctx.saved_tensors
-        gradient = transformed(gradients[0])
-        to_c = sign * torch.linalg.vecdot(gradient.index_select(0, j), spectrum.index_select(0, k))
+        gradient, d_in = transformed(gradients[0]), ctx.shape[-1]
         to_x = None
         if ctx.needs_input_grad[0]:
-            d_in = ctx.shape[-1]
             to_x = back(multiplied(values, k, j, gradient, d_in), d_in).view(ctx.shape)
-        return to_x, to_c.view(2, -1).sum(0), None, None, None
+        to_values = gradient.index_select(0, j).mul_(spectrum.index_select(0, k)).sum(1)
+        return to_x, (sign * to_values).view(2, -1).sum(0), None, None, None
 
 
 def folded(index: Tensor, d: int) -> Tensor:
-    """Rows of F, of size d, with real and then imaginary parts of the frequencies ``index``, (2 n,)."""
+    """Rows of F x, d numbers each, where the real and then the imaginary parts of the frequencies are, (2 n,)."""
     half = torch.minimum(index, d - index)
-    return torch.cat([2 * half, 2 * half + 1])
+    return torch.cat([half, d // 2 + 1 + half])
 
 
 def transformed(x: Tensor) -> Tensor:
-    """F x of every token, (2 (d // 2 + 1), tokens): rows of real and imaginary parts in turn."""
-    # Features first, so that M adds up rows instead of picking single numbers.
-    return torch.view_as_real(torch.fft.rfft(x.reshape(-1, x.shape[-1]))).flatten(1).T.contiguous()
-
-
-def multiplied(values: Tensor, rows: Tensor, columns: Tensor, x: Tensor, d: int) -> Tensor:
-    """M x for the entries of a sparse M, those at one place summed; what irfft of size d counts twice is halved."""
-    rows, order = rows.sort()
-    values = values[order] * torch.where(rows // 2 * 2 % d == 0, 1.0, 0.5)
-    starts = torch.searchsorted(rows, torch.arange(2 * (d // 2 + 1), device=rows.device))
-    return F.embedding_bag(columns[order], x, starts, mode="sum", per_sample_weights=values)
+    """F x, (2 (d // 2 + 1), tokens): real parts above imaginary ones, so that M adds up whole rows."""
+    x = x.reshape(-1, x.shape[-1])
+    parts = x.new_empty(2, x.shape[-1] // 2 + 1, len(x))
+    for some, place in zip(x.split(TOKENS), parts.split(TOKENS, dim=-1), strict=True):
+        place.copy_(torch.view_as_real(torch.fft.rfft(some)).permute(2, 1, 0))
+    return parts.flatten(0, 1)
 
 
 def back(parts: Tensor, d: int) -> Tensor:
-    """From rows of real and imaginary parts to tokens, (tokens, d)."""
-    return torch.fft.irfft(torch.view_as_complex(parts.T.contiguous().unflatten(1, (-1, 2))), n=d, norm="forward")
+    """F^T of such rows, (tokens, d), if all frequencies that irfft counts twice come halved."""
+    x = parts.new_empty(parts.shape[1], d)
+    for place, some in zip(x.split(TOKENS), parts.split(TOKENS, dim=-1), strict=True):
+        place.copy_(torch.fft.irfft(torch.complex(*some.chunk(2)).T.contiguous(), n=d, norm="forward"))
+    return x
+
+
+def multiplied(values: Tensor, rows: Tensor, columns: Tensor, parts: Tensor, d: int) -> Tensor:
+    """M F x for ``back`` to size d, from the entries of M; those at the same place add up."""
+    half = d // 2 + 1
+    rows, order = rows.sort()
+    values = values[order] * torch.where(2 * (rows % half) % d == 0, 1.0, 0.5).to(values)
+    starts = torch.searchsorted(rows, torch.arange(2 * half, device=rows.device))
+    # A sparse product is a bag of weighted rows for every row of the result.
+    return F.embedding_bag(columns[order], parts, starts, mode="sum", per_sample_weights=values)
 
 
 class FourierLinear(DeltaLinear):

@@ -18,8 +18,9 @@ Start: C, B and T from Kaiming's uniform distribution (a = sqrt 5), D = 0 or A =
 is zero learns in the first step, since the other side is not.
 
 (C (x) D) x is C X D^T with x written as a matrix X in R^{u_q x v_q}: two small products, and no p x q matrix; likewise
-for feature maps. Only convolutions in groups form the change. The coefficient c acts on gamma: linear, as it would be
-in either side alone, and not in both.
+for feature maps. Where D is split C stands in the middle, (C (X A^T)) B^T: on r columns it costs little, and only thin
+matrices are kept for the backward pass. Only convolutions in groups form the change. The coefficient c acts on gamma:
+linear, as it would be in either side alone, and not in both.
 """
 
 from __future__ import annotations
@@ -102,28 +103,29 @@ class LoKrLayer(Wrapper):
 
     def delta(self, x: Tensor) -> Tensor:
         """The change of the output at strength 1."""
+        C = self.scale * self.left()
         if isinstance(self.base, nn.Linear):
             X = x.unflatten(-1, (self.u_q, self.v_q))
-            Y = self.left() @ self.multiply(X)  # (..., u_p, v_p)
-            return self.scale * Y.flatten(-2)
+            if self.D is not None:
+                return (C @ F.linear(X, self.D)).flatten(-2)  # (..., u_p, v_p)
+            return F.linear(C @ F.linear(X, self.A), self.B).flatten(-2)
         if self.base.groups > 1:
             return self.base._conv_forward(x, self.delta_weight(), None)
         X = x.unflatten(-3, (self.u_q, self.v_q))  # (..., u_q, v_q, H, W)
-        Y = self.convolve(X.flatten(0, -4)).unflatten(0, X.shape[:-3])  # (..., u_q, v_p, H', W')
-        return self.scale * torch.einsum("ij,...jshw->...ishw", self.left(), Y).flatten(-4, -3)
-
-    def multiply(self, X: Tensor) -> Tensor:
-        """X D^T, (..., v_q) -> (..., v_p)."""
-        return F.linear(X, self.D) if self.D is not None else F.linear(F.linear(X, self.A), self.B)
+        Y = self.convolve(X.flatten(0, -4)).unflatten(0, X.shape[:-3])  # (..., u_q, r or v_p, H', W')
+        Y = torch.einsum("ij,...jshw->...ishw", C, Y)
+        if self.D is None:
+            Y = pointwise(Y.flatten(0, -4), self.B).unflatten(0, Y.shape[:-3])  # (..., u_p, v_p, H', W')
+        return Y.flatten(-4, -3)
 
     def convolve(self, X: Tensor) -> Tensor:
-        """The convolution with D, (n, v_q, H, W) -> (n, v_p, H', W')."""
+        """The convolution with D, or with A and the core alone, (n, v_q, H, W) -> (n, v_p or r, H', W')."""
         assert isinstance(self.base, nn.Conv2d)
         if self.D is not None:
             return self.base._conv_forward(X, self.D, None)
-        inner = self.A if self.T is None else self.T
-        X = X if self.T is None else pointwise(X, self.A)
-        return pointwise(self.base._conv_forward(X, inner, None), self.B)
+        if self.T is not None:
+            return self.base._conv_forward(pointwise(X, self.A), self.T, None)
+        return self.base._conv_forward(X, self.A, None)
 
     def delta_weight(self) -> Tensor:
         """The change of the weight at strength 1, in its shape."""

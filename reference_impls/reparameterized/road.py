@@ -5,11 +5,14 @@ Liao, Monz; NeurIPS 2024; arXiv 2409.00119, section 3.2, equations 2 to 4 and ta
     h = W x + b in R^{d_out} frozen,   z = R h,   R = blockdiag(R_1 .. R_{d_out/2}) on the outputs (2i - 1, 2i)
     R_i = [[a_11 cos t_11, -a_12 sin t_12],
            [a_21 sin t_21,  a_22 cos t_22]]
-    z = c_1 * h + c_2 * h_hat,   h_hat = (-h_2, h_1, -h_4, h_3, ..)         the element-wise form, used here
+    z = c_1 * h + c_2 * h_hat,   h_hat = (-h_2, h_1, -h_4, h_3, ..)         the element-wise form
 
     variant 1: one a and one t a pair, a rotation and a stretch    d_out     trained values
     variant 2: one a and one t for each row of R_i                 2 d_out
     variant 4: every entry its own                                 4 d_out
+
+In variant 1 a pair is a complex number, multiplied by a e^{it}: one pass over h, and nothing but h is kept for the
+backward pass. The other variants take the element-wise form.
 
 Trained: angles t (theta) and lengths a (alpha). The output of the layer turns, its bias included.
 Start: t = 0, a = 1, hence R = I: the base model.
@@ -48,20 +51,25 @@ class RotaryLinear(Wrapper):
         self.alpha = nn.Parameter(base.weight.new_ones(shape))
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """c_1 (cosines) and c_2 (sines) at strength c, (d_out,) each."""
+        """c_1 (cosines) and c_2 (sines) at strength c, (d_out / 2, rows) each: a pair's rows, or one for both."""
         theta: Tensor = self.theta
         alpha: Tensor = self.alpha
         if self.strength != 1.0:
             theta = self.strength * (theta + math.pi * (alpha < 0).to(theta))
             alpha = alpha.abs() ** self.strength
-        cosines, sines = (alpha * torch.cos(theta))[0], (alpha * torch.sin(theta))[-1]  # (d_out/2, 1 or 2)
-        return cosines.expand(-1, 2).flatten(), sines.expand(-1, 2).flatten()
+        return (alpha * torch.cos(theta))[0], (alpha * torch.sin(theta))[-1]
 
     def rotated(self, h: Tensor) -> Tensor:
         """R h along the last axis."""
         cosines, sines = self.factors()
-        first, second = h.unflatten(-1, (-1, 2)).unbind(-1)
-        return cosines * h + sines * torch.stack([-second, first], dim=-1).flatten(-2)
+        pairs = h.unflatten(-1, (-1, 2))
+        if cosines.shape[1] == 1:
+            wide = torch.promote_types(h.dtype, torch.float32)  # half precision has no complex numbers
+            factor = torch.complex(cosines.to(wide), sines.to(wide)).squeeze(1)
+            turned = torch.view_as_complex(pairs.to(wide).contiguous()) * factor
+            return torch.view_as_real(turned).flatten(-2).to(h.dtype)
+        first, second = pairs.unbind(-1)
+        return (cosines * pairs + sines * torch.stack([-second, first], dim=-1)).flatten(-2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rotated(self.base(x))
@@ -75,7 +83,7 @@ class RotaryLinear(Wrapper):
 
     def blocks(self) -> Tensor:
         """R_1 .. R_{d_out/2}, (d_out/2, 2, 2)."""
-        (c1, c2), (s1, s2) = (factor.view(-1, 2).unbind(-1) for factor in self.factors())
+        (c1, c2), (s1, s2) = (factor.expand(-1, 2).unbind(-1) for factor in self.factors())
         return torch.stack([torch.stack([c1, -s1], dim=-1), torch.stack([s2, c2], dim=-1)], dim=-2)
 
 

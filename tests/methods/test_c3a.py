@@ -235,6 +235,27 @@ def test_no_matrix_of_the_weight_s_size_is_computed() -> None:
     assert all(math.prod(shape) < 48 * 64 / 2 for shape in matrices_computed(lambda: layer(x)))
 
 
+def test_spectra_of_input_and_kernels_are_all_that_the_backward_pass_needs() -> None:
+    """That of the input is about as large as the input: b // 2 + 1 complex numbers from b real ones."""
+    layer, kept = site(64, 48, 16), []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        layer.delta(torch.randn(2, 5, 64, dtype=torch.float64, requires_grad=True))
+    assert kept == [(9, 10, 4), (9, 3, 4)]
+
+
+def test_gradient_of_the_kernels_needs_none_of_the_input() -> None:
+    layer = site(12, 8, 4, scale=1.0)
+    x = torch.randn(5, 12, dtype=torch.float64)
+    (mine,) = torch.autograd.grad(layer.delta(x).square().sum(), [layer.w])
+    (theirs,) = torch.autograd.grad((x @ rolled(layer.w).T).square().sum(), [layer.w])
+    assert torch.allclose(mine, theirs, rtol=0, atol=1e-11)
+
+
 def test_half_precision_transforms_in_single_precision() -> None:
     layer = CirculantLinear(nn.Linear(12, 8), 4, "xavier", 1.0, 0.0).bfloat16()
     x = torch.randn(5, 12).bfloat16()

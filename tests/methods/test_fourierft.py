@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reference_impls.backbones import Size, build, pretrained
 from reference_impls.claims import Expected, Trial, measure
 from reference_impls.registry import load
-from reference_impls.reparameterized.fourierft import FourierLinear, Positions, attach, log_probabilities
+from reference_impls.reparameterized.fourierft import TOKENS, FourierLinear, Positions, attach, log_probabilities
 
 from .parity import (
     LLAMA_7B,
@@ -238,6 +238,42 @@ def test_neither_the_spectrum_nor_the_change_is_formed_in_the_forward_pass() -> 
     layer = FourierLinear(base, Positions([base], 20, 0, None, 200.0), 300.0, "normal")
     x = torch.randn(3, 64)
     assert not {(64, 64), (48, 64), (64, 48), (48, 33), (64, 25)} & matrices_computed(lambda: layer(x))
+
+
+def test_spectrum_of_the_input_is_the_one_activation_kept_for_the_backward_pass() -> None:
+    """It is about as large as the input: d // 2 + 1 real and as many imaginary parts."""
+    layer, kept = site(64, 48), []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    x = torch.randn(3, 5, 64, dtype=torch.float64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        layer.delta(x)
+    assert [shape for shape in kept if 15 in shape or math.prod(shape) > 20] == [(2 * 33, 15)]
+
+
+def test_tokens_are_transformed_in_groups_without_a_difference() -> None:
+    layer = site()
+    x = torch.randn(2 * TOKENS + 3, 12, dtype=torch.float64, requires_grad=True)
+    change, expected = layer.delta(x), x @ printed(layer).T
+    assert torch.allclose(change, expected, rtol=0, atol=1e-12)
+    g = torch.randn_like(change)
+    for mine, theirs in zip(
+        torch.autograd.grad((change * g).sum(), [x, layer.c]),
+        torch.autograd.grad((expected * g).sum(), [x, layer.c]),
+        strict=True,
+    ):
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-11)
+
+
+def test_gradient_of_the_coefficients_needs_none_of_the_input() -> None:
+    layer = site()
+    x = torch.randn(5, 12, dtype=torch.float64)
+    (mine,) = torch.autograd.grad(layer.delta(x).square().sum(), [layer.c])
+    (theirs,) = torch.autograd.grad((x @ printed(layer).T).square().sum(), [layer.c])
+    assert torch.allclose(mine, theirs, rtol=0, atol=1e-11)
 
 
 def test_half_precision_transforms_in_single_precision() -> None:

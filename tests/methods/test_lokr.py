@@ -219,6 +219,28 @@ def test_neither_the_change_nor_a_split_factor_is_formed(ways: dict[str, Any]) -
     assert ((8, 10) in formed) == (not ways)  # the gradient of a whole right factor
 
 
+def kept_beside(x: Tensor, layer: LoKrLayer) -> list[int]:
+    """Sizes of what a forward pass keeps for the backward pass, the input and parameters left out."""
+    storages = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        layer.delta(x)
+    given = {t.untyped_storage().data_ptr() for t in (x, *layer.parameters())}
+    return sorted(storage.nbytes() // x.element_size() for place, storage in storages.items() if place not in given)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_split_factor_leaves_thin_matrices_alone_for_the_backward_pass(both: bool) -> None:
+    """X A^T and C X A^T, of u_q x r and u_p x r, beside C; X D^T would be of u_q x v_p."""
+    layer = LoKrLayer(nn.Linear(70, 48).requires_grad_(False), None, 2, both=both)
+    C, thin = 6 * 7, [2 * 7 * 30, 2 * 6 * 30]
+    assert sorted([C, *thin]) == kept_beside(torch.randn(3, 10, 70, requires_grad=True), layer)
+
+
 def test_kernel_of_a_convolution_is_not_formed() -> None:
     layer = LoKrLayer(nn.Conv2d(16, 9, 3).requires_grad_(False), None, None)
     maps = torch.randn(2, 16, 5, 5)

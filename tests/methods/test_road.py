@@ -227,6 +227,40 @@ def test_work_is_element_wise() -> None:
     assert not {(48, 48), (48, 64), (64, 48)} & matrices_computed(lambda: layer(x))
 
 
+def kept_for_backward(variant: int) -> list[int]:
+    """Sizes of the storages of activations that a forward pass of 64 to 48 numbers a token keeps, input left out."""
+    layer = RotaryLinear(nn.Linear(64, 48).requires_grad_(False), variant)
+    x = torch.randn(3, 50, 64, requires_grad=True)
+    storages = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.numel() * tensor.element_size() > 4 * 50 * 48:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        layer(x)
+    own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    return [storage.nbytes() // 4 for place, storage in storages.items() if place not in own]
+
+
+def test_backward_pass_of_variant_1_needs_the_output_of_the_layer_alone() -> None:
+    assert kept_for_backward(1) == [3 * 50 * 48]
+    assert kept_for_backward(2) == [3 * 50 * 48] * 2  # the element-wise form needs it in the order of h_hat too
+
+
+@pytest.mark.parametrize("variant", [1, 2, 4])
+def test_half_precision_is_near_single_precision(variant: int) -> None:
+    layer = site(variant=variant).bfloat16()
+    x = torch.randn(5, 12).bfloat16()
+    turned = layer(x)
+    assert turned.dtype == torch.bfloat16
+    turned.sum().backward()
+    assert layer.theta.grad is not None
+    exact = layer.base(x).double() @ matrix(layer).T
+    assert torch.allclose(turned.double(), exact, rtol=0.02, atol=0.02)
+
+
 def in_pairs(layer: RotaryLinear, name: str) -> Tensor:
     """Our tensor in peft's order for groups of two: (pair, [cosine, sine,] row)."""
     return getattr(layer, name).transpose(0, 1).flatten()
