@@ -38,6 +38,9 @@ LEFT_OUT: Mapping[str, str] = {
 WHY: Mapping[tuple[str, str], str] = {
     ("mean", ""): "Most methods add thin products or a few sums to a layer that costs both sides the same; a step can "
     "only be much shorter where peft forms a whole change of the weight.",
+    ("step", "miss"): "Both sides do the same sums; in one place of four, by about what repeated runs differ in.",
+    ("step", "trainable-tokens"): "Both sides look up the same rows; in one place of four, by about what repeated runs "
+    "differ in.",
     ("step", "pissa"): "The base weight stays as it was, so that every pass takes off the factors' start by a wider "
     "low-rank product; peft overwrites the weight with the residual.",
     ("nearer", "randlora"): "Its bases add up to full rank: their two products are as large as the layer, and forming "
@@ -45,7 +48,10 @@ WHY: Mapping[tuple[str, str], str] = {
     ("nearer", "fourierft"): "Every token is transformed there and back; LoRA's products are thin.",
     ("saved", "dora"): "The magnitude's gradient needs the output that it scales, beside the input that A's needs.",
     ("saved", "boft"): "The gain's gradient needs the output that it scales, which OFT without a gain does not keep.",
-    ("saved", "shira"): "The changed weight is kept for the input's gradient: as large as the layer, however few tokens.",
+    (
+        "saved",
+        "shira",
+    ): "The changed weight is kept for the input's gradient: as large as the layer, however few tokens.",
     ("orthogonal", "boft"): "The gain is one more pass over the output, which OFT without a gain does not make.",
 }
 """(goal, slug) -> why a method misses the goal where it does; the slug "" is all methods together."""
