@@ -41,6 +41,8 @@ class SourceList(Part):
     url: Url | None = None
     style: Style
     read_on: Month = Field(description="Month in which the list was read.")
+    steer_with: tuple[Slug, ...] = Field(default=(), description="Methods it recommends for steering with +1 and -1.")
+    steer_without: tuple[Slug, ...] = Field(default=(), description="Methods it says to avoid for that.")
     items: tuple[ListItem, ...] = Field(min_length=1)
 
 

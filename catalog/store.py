@@ -113,14 +113,6 @@ def keep_bench(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> Non
     put(connection, models.BenchRow, [{**columns(models.BenchRow, row), "source": "local"} for row in rows])
 
 
-def measured_rows(connection: Connection, name: str) -> list[dict[str, Any]]:
-    """Rows of a measured table by key; one measured here takes the place of a shipped one with the same key."""
-    table = SQLModel.metadata.tables[name]
-    key = [column for column in table.primary_key if column.name != "source"]
-    found = connection.execute(table.select().order_by(*key, table.c.source.desc())).mappings()
-    return list({tuple(row[column.name] for column in key): dict(row) for row in found}.values())
-
-
 class Rows:
     """The rows of all derived tables for a list of entries."""
 

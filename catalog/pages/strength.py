@@ -13,24 +13,8 @@ from catalog.pages.data import SiteData
 from catalog.taxonomy import Strength
 
 if TYPE_CHECKING:
+    from catalog.lists_data import SourceList
     from catalog.query import Paper
-
-RANKED: dict[str, str] = {
-    "road": "best",
-    "delora": "best",
-    "vera": "best",
-    "ia3": "best",
-    "oft": "avoid",
-    "boft": "avoid",
-    "hra": "avoid",
-    "loha": "avoid",
-    "lokr": "avoid",
-    "prompt-tuning": "avoid",
-    "prefix-tuning": "avoid",
-    "fourierft": "avoid",
-    "c3a": "avoid",
-}
-"""What the list peft-adapter-papers-gist says of methods for steering with +1 against -1."""
 
 BOUNDED = 2.0
 """A change that grows by less than this while everything learned moves ten times as far has a bound."""
@@ -80,6 +64,7 @@ def methods(site: SiteData) -> list[Measured]:
 def values(site: SiteData) -> dict[str, Any]:
     """What the page's template is given."""
     found = methods(site)
+    scaled = [m for m in found if m.curves]
     outputs = [back for m in found if (back := m.at("output", -1.0)) is not None]
     drift = {
         name: max((m.row[name] for m in found if m.row[name] is not None), default=0.0)
@@ -87,14 +72,17 @@ def values(site: SiteData) -> dict[str, Any]:
     }
     return {
         "methods": found,
+        "scaled": len(scaled),
+        "linear": sum(m.row["word"] == Strength.LINEAR for m in scaled),
+        "base_at_zero": sum(bool(m.row["zero_is_base"]) for m in scaled),
+        "bounded": [m.paper.name for m in found if m.bounded],
         "exact": sum(abs(along + 1) < 1e-9 and off < 1e-9 for along, off in outputs),
         "best": min((along for along, _ in outputs), default=0.0),
         "worst": max((along for along, _ in outputs), default=0.0),
         "drift": drift,
         "opposites": opposites(found),
         "marks": legend(),
-        "ranked": RANKED,
-        "agrees": agrees,
+        "advice": [(item, advised(found, item)) for item in site.lists if item.steer_with or item.steer_without],
         "bound": f"{BOUNDED:g}",
     }
 
@@ -128,10 +116,15 @@ def opposites(found: Sequence[Measured]) -> Markup:
     )
 
 
-def agrees(method: Measured) -> bool:
-    """Whether the list's advice and the measurement at the module say the same."""
-    usable = method.row["word"] in (Strength.LINEAR, Strength.ANTISYMMETRIC)
-    return (RANKED[method.paper.slug] == "best") == usable
+def advised(found: Sequence[Measured], item: SourceList) -> list[tuple[Measured, str, bool]]:
+    """Methods on which a list gives advice for steering, what it says, and whether the measurement agrees."""
+    says = {**dict.fromkeys(item.steer_with, "take it"), **dict.fromkeys(item.steer_without, "avoid it")}
+    usable = (Strength.LINEAR, Strength.ANTISYMMETRIC)
+    return [
+        (m, says[m.paper.slug], (m.paper.slug in item.steer_with) == (m.row["word"] in usable))
+        for m in found
+        if m.paper.slug in says
+    ]
 
 
 def sparkline(name: str, curves: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:

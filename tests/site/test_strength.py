@@ -56,12 +56,14 @@ def test_what_the_page_says_follows_from_the_rows(measured: SiteData) -> None:
     assert [slug for slug, m in by_slug.items() if m.bounded] == ["hra"]
     assert by_slug["lora"].at("output", -1.0) == (-0.5, 0.3)
     assert by_slug["lora"].at("output", 0.5) is None
+    assert (values["scaled"], values["linear"], values["base_at_zero"], values["bounded"]) == (2, 1, 2, ["HRA"])
+    ((_, advice),) = values["advice"]
     # The list says to avoid all three; LoHa is linear.
-    assert {slug: strength.agrees(by_slug[slug]) for slug in ("oft", "hra", "loha")} == {
-        "oft": True,
-        "hra": True,
-        "loha": False,
-    }
+    assert [(m.paper.slug, says, agrees) for m, says, agrees in advice] == [
+        ("loha", "avoid it", False),
+        ("oft", "avoid it", True),
+        ("hra", "avoid it", True),
+    ]
 
 
 def test_drawings_are_xml_within_their_frame(measured: SiteData) -> None:
@@ -81,5 +83,7 @@ def test_names_are_escaped_in_drawings() -> None:
     assert "<b>" not in strength.sparkline("<b>", {"module": [(0.0, 0.0, 0.0)]})
 
 
-def test_every_method_that_the_list_ranks_is_an_entry(site_data: SiteData) -> None:
-    assert set(strength.RANKED) <= set(site_data.by_slug)
+def test_every_method_on_which_a_list_gives_advice_is_an_entry(site_data: SiteData) -> None:
+    advised = {slug for item in site_data.lists for slug in (*item.steer_with, *item.steer_without)}
+    assert advised
+    assert advised <= set(site_data.by_slug)
