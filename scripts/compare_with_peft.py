@@ -32,6 +32,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -588,6 +589,10 @@ def main(
 ) -> None:
     """Compare the implementations with peft's."""
     try:
+        if find_spec(PEFT) is None:
+            raise CatalogError(
+                "comparing needs peft, which is not installed", hint="pip install 'peft-catalog[run,parity]'"
+            )
         pairs = chosen(method or [])
         size = Size(hidden=hidden, length=length)
         if record and size != Size():

@@ -173,6 +173,15 @@ def test_rows_have_every_figure() -> None:
     ],
 )
 def test_refuses(arguments: tuple[str, ...], message: str) -> None:
+    assert_refused(arguments, message)
+
+
+def test_says_what_to_install_where_peft_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "find_spec", lambda name: None)
+    assert_refused((), "pip install 'peft-catalog[run,parity]'")
+
+
+def assert_refused(arguments: tuple[str, ...], message: str) -> None:
     app = typer.Typer()
     app.command()(script.main)
     answer = CliRunner().invoke(app, arguments)
