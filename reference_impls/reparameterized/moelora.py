@@ -32,8 +32,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference_impls.adapter import Adapter, AdapterError, Wrapper, find_linear
+from reference_impls.adapter import AdapterError, Wrapper, find_linear
 from reference_impls.reparameterized.lora import check
+from reference_impls.tasks import PerTask, check_known, task_ids
 
 
 class Gate(nn.Module):
@@ -52,13 +53,9 @@ class Gate(nn.Module):
         """Pre-hook on the model: take the ids of the batch; AdapterError where there are none, or unknown ones."""
         if self.task is not None:
             return
-        ids = getattr(args[0], "task_ids", None) if args else None
-        if ids is None:
-            raise AdapterError("the batch has no task_ids; give them, one an example, or set adapter.task for all")
+        ids = task_ids(args, wanted="(B,) or (B, M)")
         if ids.device.type != "meta":
-            first, last = int(ids.amax(-1).min() if ids.ndim == 2 else ids.min()), int(ids.max())
-            if not 0 <= first <= last < self.tasks:
-                raise AdapterError(f"task_ids go from {first} to {last}; known: 0 to {self.tasks - 1}")
+            check_known(int(ids.amax(-1).min() if ids.ndim == 2 else ids.min()), int(ids.max()), self.tasks)
         self.ids = ids
 
     def forward(self, count: int) -> Tensor:
@@ -113,34 +110,15 @@ class ExpertsLinear(Wrapper):
         return {"weight": self.base.weight + self.strength * self.delta_weight()}
 
 
-class MOELoRA(Adapter):
+class MOELoRA(PerTask):
     """Low-rank experts, and one gate that weighs them by task."""
 
     gate: Gate
 
     @property
-    def mergeable(self) -> bool:  # type: ignore[override]
-        """Whether one task is chosen: only for one task is the change one weight."""
-        return self.task is not None
-
-    @property
-    def task(self) -> int | None:
-        """The task that all examples belong to; None: their ``task_ids`` say so."""
-        return self.gate.task
-
-    @task.setter
-    def task(self, value: int | None) -> None:
-        if self._kept is not None:
-            raise AdapterError("the adapter is merged for one task; unmerge() before choosing another")
-        if value is not None and not 0 <= value < self.gate.tasks:
-            raise AdapterError(f"task is {value}; known: 0 to {self.gate.tasks - 1}, or None")
-        self.gate.task = value
-
-    def merge(self) -> None:
-        """Fold the change for the chosen ``task`` into the base weights; AdapterError where none is chosen."""
-        if self.task is None:
-            raise AdapterError("every task has a change of its own; set adapter.task to the one to merge")
-        super().merge()
+    def tasks(self) -> Gate:
+        """The gate, which all layers share."""
+        return self.gate
 
 
 def attach(

@@ -40,7 +40,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference_impls.adapter import Adapter, AdapterError, Wrapper, check_rank, find_linear
+from reference_impls.adapter import AdapterError, Wrapper, check_rank, find_linear
+from reference_impls.tasks import PerTask, check_known, task_ids
 
 EPS = 1e-12
 
@@ -65,11 +66,11 @@ class Routing:
         """Pre-hook on the model: take the ids of the batch; AdapterError where there are none, or unknown ones."""
         if self.task is not None:
             return
-        ids = getattr(args[0], "task_ids", None) if args else None
-        if ids is None or ids.ndim != 1:
-            raise AdapterError("the batch has no task_ids (B,); give one an example, or set adapter.task for all")
-        if ids.device.type != "meta" and not 0 <= int(ids.min()) <= int(ids.max()) < self.tasks:
-            raise AdapterError(f"task_ids go from {int(ids.min())} to {int(ids.max())}; known: 0 to {self.tasks - 1}")
+        ids = task_ids(args)
+        if ids.ndim != 1:
+            raise AdapterError(f"task_ids are {tuple(ids.shape)}; Polytropon has one task an example, (B,)")
+        if ids.device.type != "meta":
+            check_known(int(ids.min()), int(ids.max()), self.tasks)
         self.ids = ids
 
     def rows(self, z: Tensor, count: int) -> Tensor:
@@ -160,7 +161,7 @@ def log_prior(z: Tensor, alpha: float) -> Tensor:
     return torch.where(used, term, 0.0).sum() - matrices * alpha * sum(1 / n for n in range(1, tasks + 1))
 
 
-class Poly(Adapter):
+class Poly(PerTask):
     """Skills, and which of them a task uses."""
 
     routing: Routing
@@ -170,28 +171,9 @@ class Poly(Adapter):
     alpha = 5.0
 
     @property
-    def mergeable(self) -> bool:  # type: ignore[override]
-        """Whether one task is chosen: only for one task is the change one weight."""
-        return self.task is not None
-
-    @property
-    def task(self) -> int | None:
-        """The task that all examples belong to; None: their ``task_ids`` say so."""
-        return self.routing.task
-
-    @task.setter
-    def task(self, value: int | None) -> None:
-        if self._kept is not None:
-            raise AdapterError("the adapter is merged for one task; unmerge() before choosing another")
-        if value is not None and not 0 <= value < self.routing.tasks:
-            raise AdapterError(f"task is {value}; known: 0 to {self.routing.tasks - 1}, or None")
-        self.routing.task = value
-
-    def merge(self) -> None:
-        """Fold the change for the chosen ``task`` into the base weights; AdapterError where none is chosen."""
-        if self.task is None:
-            raise AdapterError("every task has a change of its own; set adapter.task to the one to merge")
-        super().merge()
+    def tasks(self) -> Routing:
+        """The routing, which all layers share."""
+        return self.routing
 
     def loss(self, batch: Any) -> Tensor:
         """Task loss at sampled allocations, minus the prior's log-probability if it has a weight."""
