@@ -103,6 +103,16 @@ def note(mine: Tensor, other: Tensor, gradients: Sequence[Tensor], theirs: Seque
     NOTED.append((test, float((mine - other).detach().abs().max()), max(apart)))
 
 
+def assert_equals_miss_of_peft(ours: Any, d_in: int, **keywords: Any) -> None:
+    """Outputs, gradients and merged weight of a block D and of peft's, which has the same shape."""
+    theirs = in_peft("MissConfig", ours.base, **keywords)
+    D = theirs.miss_block["default"]
+    copy_to(D, ours.D)
+    assert_same(ours, theirs, [(ours.D, D, same)], d_in)
+    theirs.merge()
+    torch.testing.assert_close(ours.merged()["weight"], theirs.base_layer.weight, rtol=0, atol=1e-13)
+
+
 def same(gradient: Tensor) -> Tensor:
     """Their tensor is laid out as ours."""
     return gradient

@@ -18,15 +18,14 @@ from reference_impls.reparameterized.bone import BatLinear, BoneLinear, attach, 
 from .parity import (
     LLAMA_7B,
     SHAPES,
+    assert_equals_miss_of_peft,
     assert_no_drift,
-    assert_same,
     copy_to,
     drift,
     in_peft,
     linear,
     matrices_computed,
     randomize,
-    same,
 )
 from .refused import assert_refused
 
@@ -199,24 +198,14 @@ def test_plain_form_computes_no_matrix_of_the_size_of_the_weight() -> None:
 @pytest.mark.parametrize("shape", [*SHAPES, (13, 7)])
 def test_plain_form_equals_miss_in_peft(shape: tuple[int, int], rank: int) -> None:
     ours = plain(*shape, rank=rank)
-    theirs = in_peft("MissConfig", ours.base, r=rank)
-    D = theirs.miss_block["default"]
-    copy_to(D, ours.D)
-    assert_same(ours, theirs, [(ours.D, D, same)], shape[0])
-    theirs.merge()
-    assert torch.allclose(ours.merged()["weight"], theirs.base_layer.weight, rtol=0, atol=1e-13)
+    assert_equals_miss_of_peft(ours, shape[0], r=rank)
 
 
 @pytest.mark.parametrize("rank", [2, 4])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bat_equals_miss_in_peft(shape: tuple[int, int], rank: int) -> None:
     ours = bat(*shape, rank=rank)
-    theirs = in_peft("MissConfig", ours.base, r=rank, init_weights="bat")
-    D = theirs.miss_block["default"]
-    copy_to(D, ours.D)
-    assert_same(ours, theirs, [(ours.D, D, same)], shape[0])
-    theirs.merge()
-    assert torch.allclose(ours.merged()["weight"], theirs.base_layer.weight, rtol=0, atol=1e-13)
+    assert_equals_miss_of_peft(ours, shape[0], r=rank, init_weights="bat")
 
 
 def test_peft_has_no_bone_any_more() -> None:

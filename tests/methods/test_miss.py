@@ -21,6 +21,7 @@ from .parity import (
     LLAMA_13B,
     ROBERTA_BASE,
     SHAPES,
+    assert_equals_miss_of_peft,
     assert_no_drift,
     assert_same,
     copy_to,
@@ -219,24 +220,14 @@ def test_dropout_reaches_the_sites() -> None:
 @pytest.mark.parametrize("shape", [*SHAPES, (13, 7)])
 def test_equals_peft(shape: tuple[int, int], rank: int) -> None:
     ours = site(*shape, rank=rank)
-    theirs = in_peft("MissConfig", ours.base, r=rank)
-    D = theirs.miss_block["default"]
-    copy_to(D, ours.D)
-    assert_same(ours, theirs, [(ours.D, D, same)], shape[0])
-    theirs.merge()
-    assert torch.allclose(ours.merged()["weight"], theirs.base_layer.weight, rtol=0, atol=1e-13)
+    assert_equals_miss_of_peft(ours, shape[0], r=rank)
 
 
 @pytest.mark.parametrize("rank", [4, 5])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mini_equals_peft(shape: tuple[int, int], rank: int) -> None:
     ours = site(*shape, rank=rank, width=2)
-    theirs = in_peft("MissConfig", ours.base, r=rank, mini_r=2, init_weights="mini")
-    D = theirs.miss_block["default"]
-    copy_to(D, ours.D)
-    assert_same(ours, theirs, [(ours.D, D, same)], shape[0])
-    theirs.merge()
-    assert torch.allclose(ours.merged()["weight"], theirs.base_layer.weight, rtol=0, atol=1e-13)
+    assert_equals_miss_of_peft(ours, shape[0], r=rank, mini_r=2, init_weights="mini")
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -18,6 +18,7 @@ from reference_impls.reparameterized.lora import LoRALinear
 from reference_impls.reparameterized.moelora import ExpertsLinear, Gate, MOELoRA, attach
 
 from .parity import SHAPES, assert_no_drift, copy_to, linear, matrices_computed, randomize
+from .per_task import assert_merges_for_one_task, assert_tasks_are_asked_for
 from .refused import assert_refused
 
 
@@ -163,24 +164,7 @@ def test_nothing_of_the_size_of_the_weight_is_computed() -> None:
 
 
 def test_merged_for_one_task_it_is_exact_for_its_examples() -> None:
-    model, adapter, batch = mixed()
-    alone, mine = model(batch), batch.task_ids == 3
-    assert mine.tolist() == [False, True, False, False, True, True]
-    with pytest.raises(AdapterError, match=r"set adapter\.task"):
-        adapter.merge()
-    for strength in (1.0, -0.5):
-        adapter.strength, adapter.task = strength, 3
-        before = model(batch)
-        adapter.merge()
-        with pytest.raises(AdapterError, match="unmerge"):
-            adapter.task = 1
-        assert torch.allclose(model(batch), before, rtol=0, atol=1e-11)
-        if strength == 1.0:
-            assert torch.allclose(model(batch)[mine], alone[mine], rtol=0, atol=1e-11)
-            assert not torch.allclose(model(batch)[~mine], alone[~mine], rtol=0, atol=1e-3)
-        adapter.unmerge()
-    adapter.strength, adapter.task = 1.0, None
-    assert torch.equal(model(batch), alone)
+    assert_merges_for_one_task(*mixed())
 
 
 def test_merging_leaves_nothing_behind() -> None:
@@ -193,17 +177,7 @@ def test_merging_leaves_nothing_behind() -> None:
 
 
 def test_a_batch_must_say_its_tasks() -> None:
-    model, adapter, batch = mixed()
-    with pytest.raises(AdapterError, match="no task_ids"):
-        model(Batch(batch.inputs, batch.targets))
-    for ids in ([0, 4], [-1, 0]):
-        with pytest.raises(AdapterError, match="known: 0 to 3"):
-            model(Batch(batch.inputs[:2], batch.targets[:2], task_ids=torch.tensor(ids)))
-    for task in (-1, 4):
-        with pytest.raises(AdapterError, match="known: 0 to 3"):
-            adapter.task = task
-    with pytest.raises(AdapterError, match="4 examples and task_ids of 3"):
-        site()(torch.zeros(4, 5, 12).double())
+    assert_tasks_are_asked_for(*mixed(), site())
 
 
 def test_sequences_repeated_for_generation_keep_their_task_and_a_copied_model_its_own() -> None:
