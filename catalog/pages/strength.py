@@ -68,8 +68,9 @@ def values(site: SiteData) -> dict[str, Any]:
     outputs = [back for m in found if (back := m.at("output", -1.0)) is not None]
     drift = {
         name: max((m.row[name] for m in found if m.row[name] is not None), default=0.0)
-        for name in ("once_bfloat16", "often_bfloat16", "often_float32", "cycles")
+        for name in ("once_bfloat16", "often_bfloat16", "often_float32", "kept_bfloat16", "kept_float32", "cycles")
     }
+    drift["kept"] = max(drift.pop("kept_bfloat16"), drift.pop("kept_float32"))
     return {
         "methods": found,
         "scaled": len(scaled),

@@ -33,7 +33,7 @@ def point(slug: str, level: str, c: float, along: float, off: float = 0.0) -> di
 def measured(site_data: SiteData) -> SiteData:
     rows = [
         row("oft", "nonlinear", 3.0),
-        row("lora", "linear", often_bfloat16=0.5, once_bfloat16=0.1, often_float32=0.01),
+        row("lora", "linear", often_bfloat16=0.5, once_bfloat16=0.1, often_float32=0.01, kept_float32=0.002),
         row("hra", "none", 1.2),
         row("loha", "linear"),
         row("a-slug-that-is-gone", "linear"),
@@ -51,7 +51,8 @@ def test_linear_methods_come_first_and_unknown_ones_are_left_out(measured: SiteD
 def test_what_the_page_says_follows_from_the_rows(measured: SiteData) -> None:
     values = strength.values(measured)
     assert (values["best"], values["worst"], values["exact"]) == (-30.0, -0.5, 0)
-    assert values["drift"] == {"once_bfloat16": 0.1, "often_bfloat16": 0.5, "often_float32": 0.01, "cycles": 10}
+    drift = {"once_bfloat16": 0.1, "often_bfloat16": 0.5, "often_float32": 0.01, "cycles": 10, "kept": 0.002}
+    assert values["drift"] == drift
     by_slug = {m.paper.slug: m for m in values["methods"]}
     assert [slug for slug, m in by_slug.items() if m.bounded] == ["hra"]
     assert by_slug["lora"].at("output", -1.0) == (-0.5, 0.3)
